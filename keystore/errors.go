@@ -1,0 +1,80 @@
+package keystore
+
+import (
+	"errors"
+	"fmt"
+
+	"keymesh/crypto/key"
+)
+
+// Errors of the exported operations. Test with errors.Is and errors.As.
+var (
+	// ErrNotFound: no secret of that name, or no such generation.
+	ErrNotFound = errors.New("no such secret")
+	// ErrDenied: every holder that answered refused this person.
+	ErrDenied = errors.New("denied by the holders")
+	// ErrTooLarge: the value is longer than 1,048,575 bytes.
+	ErrTooLarge = errors.New("the value is longer than 1048575 bytes")
+	// ErrInput: an option or name is not acceptable; the text says which.
+	ErrInput = errors.New("invalid input")
+	// ErrFull: too many holders have no room.
+	ErrFull = errors.New("holders have no room")
+	// ErrStopped: the local store has failed and serves nothing.
+	ErrStopped = errors.New("the local store has stopped")
+	// ErrTimeout: the deadline passed first.
+	ErrTimeout = errors.New("timed out")
+)
+
+// QuorumError: fewer than Need seats answered as needed. Nothing is in doubt:
+// nothing was stored.
+type QuorumError struct {
+	Op         string
+	Need, Have int
+	Seats      []SeatState
+}
+
+func (e *QuorumError) Error() string {
+	return fmt.Sprintf("%s needs %d holders and has %d", e.Op, e.Need, e.Have)
+}
+
+// InDoubtError: the write will complete or die by itself; a retry continues it.
+type InDoubtError struct {
+	Op         string
+	Gen        uint64
+	Manifest   key.Hash
+	Need, Have int
+	Seats      []SeatState
+}
+
+func (e *InDoubtError) Error() string {
+	return fmt.Sprintf("%s of generation %d is in doubt: %d of %d holders answered", e.Op, e.Gen, e.Have, e.Need)
+}
+
+// ConflictError: compare-and-set, if-absent or another writer came first, or
+// two certified manifests of one generation exist (Fork).
+type ConflictError struct {
+	Want, Have uint64
+	Fork       []key.Hash // both manifests of a fork
+	Why        string
+}
+
+func (e *ConflictError) Error() string { return "conflict: " + e.Why }
+
+// IntegrityError: more holders lied than can be passed over. Bad names them.
+type IntegrityError struct {
+	Need, Have int
+	Bad        []BadRow
+}
+
+func (e *IntegrityError) Error() string {
+	return fmt.Sprintf("%d good rows of the %d needed: %d holders gave bad ones", e.Have, e.Need, len(e.Bad))
+}
+
+// PlacementError: the rules of placement cannot be met.
+type PlacementError struct {
+	Want, Have int
+	Why        string
+	Seats      []SeatState
+}
+
+func (e *PlacementError) Error() string { return "placement: " + e.Why }

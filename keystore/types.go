@@ -1,0 +1,193 @@
+package keystore
+
+import (
+	"context"
+	"time"
+
+	"keymesh/crypto/key"
+	"keymesh/crypto/share"
+)
+
+// Network is what the keystore needs of the mesh. Declared here, met by an
+// adapter over mesh.Node and by one fake in tests.
+type Network interface {
+	// Members returns the roster without this node, offline members included.
+	Members() []Member
+	// Self returns this node as the roster has it.
+	Self() Member
+	// Call sends one request and waits for the answer, ctx, or a transport
+	// error. to is never this node: the keystore answers itself directly.
+	Call(ctx context.Context, to key.NodeID, verb uint64, body []byte) ([]byte, error)
+}
+
+// Member is one node as far as placement and release need to know it.
+type Member struct {
+	ID                                 key.NodeID
+	Name, Operator, Zone               string // Zone "" : the node itself is its zone
+	Holder                             bool   // role holder
+	Capacity                           uint64 // weight; 0 counts as 1
+	Online, Lapsed, Revoked, Accepting bool
+	Persons                            []key.PersonPublic
+}
+
+// Shelf is what the keystore needs of storage.
+type Shelf interface {
+	// Load returns a copy of the record, storage's not-found or corrupt error
+	// as told apart by NotFound and Corrupt.
+	Load(p share.Place) ([]byte, error)
+	// Places returns the places of one id in a bucket, in no order.
+	Places(b share.Bucket, id key.Hash) []share.Place
+	// IDs returns the distinct ids of a bucket, sorted.
+	IDs(b share.Bucket) []key.Hash
+	// Commit applies all records or none. It is durable once it returns nil;
+	// after an error nothing may be assumed and the shelf refuses further work.
+	Commit(ctx context.Context, recs ...share.Record) error
+	// Room reports an error when n more bytes may not be accepted (nearly full
+	// disk or configured size); reads and deletes go on.
+	Room(n int) error
+	// NotFound and Corrupt classify errors of Load.
+	NotFound(error) bool
+	Corrupt(error) bool
+}
+
+// Person is a person on whose behalf the node acts.
+type Person struct {
+	Key key.PersonPrivate
+	// Recovery is the public recovery key of the default policy.
+	Recovery key.PersonPublic
+}
+
+// PutOptions are the wishes of a put. Zero values mean the defaults.
+type PutOptions struct {
+	N, K, W        int
+	Holders        []key.NodeID      // explicit placement instead of the ranking
+	Policy         []byte            // encoded policy; nil: the previous generation's, or the default
+	Labels         map[string]string // nil: keep the previous generation's
+	Description    string
+	TTL            time.Duration // 0: never expires
+	Keep           int
+	RepairQuorum   bool
+	AllowColocated bool
+	New            bool    // put although silent holders might have an older one
+	Force          bool    // pass pendings with a higher generation
+	IfGen          *uint64 // compare-and-set: the committed generation must be this one
+	IfAbsent       bool    // only when there is none
+	Timeout        time.Duration
+}
+
+// SeatState says how one seat stands.
+type SeatState struct {
+	Node     key.NodeID
+	Name     string
+	Operator string
+	Zone     string
+	X        uint8
+	// State is one of: committed, prepared, pending, sent, refused, full,
+	// conflict, unreachable, good, bad, missing, stale, denied, deleted.
+	State string
+	Why   string // bounded; a peer's words are quoted
+}
+
+// PutResult is the outcome of an acknowledged put.
+type PutResult struct {
+	Name           string
+	ID             key.Hash
+	Manifest       key.Hash
+	Gen            uint64
+	N, K, W, Acked int
+	Seats          []SeatState
+	Notes          []string // consequences in words: lowered w, colocated seats
+	Created        bool     // first generation
+}
+
+// RecoverOptions select what to recover.
+type RecoverOptions struct {
+	Gen      uint64   // 0: the latest
+	Manifest key.Hash // zero: any; after a fork one of the two
+	Reason   string
+	Timeout  time.Duration
+}
+
+// Recovered is a recovered secret. The caller zeroes Value after use.
+type Recovered struct {
+	Name     string
+	ID       key.Hash
+	Manifest key.Hash
+	Gen      uint64
+	Value    []byte
+	Used     []key.NodeID
+	Bad      []BadRow
+	Policy   string // in words
+}
+
+// BadRow names a holder whose answer was dropped, and why.
+type BadRow struct {
+	Node key.NodeID
+	Name string
+	Why  string
+}
+
+// DeleteOptions select what to delete.
+type DeleteOptions struct {
+	Gen     uint64 // with All false and Gen != 0: this generation only
+	Now     bool
+	Timeout time.Duration
+}
+
+// DeleteResult is the outcome of a delete.
+type DeleteResult struct {
+	Name    string
+	ID      key.Hash
+	Gen     uint64
+	Seats   []SeatState
+	Done    bool // acknowledged by all seats; else Missing is non-empty
+	Missing []key.NodeID
+}
+
+// ListOptions page through a person's secrets.
+type ListOptions struct {
+	Prefix  string
+	Cursor  string
+	Limit   int // 1 to 1000; 0: 100
+	Timeout time.Duration
+}
+
+// Listed is one row of a listing.
+type Listed struct {
+	Name    string
+	ID      key.Hash
+	Gen     uint64
+	K, N, W int
+	Acked   int // seats known to have committed
+	Size    uint64
+	Labels  map[string]string
+	Created time.Time
+	Expires time.Time // zero: never
+	Margin  int       // seats that may still be lost: reachable good seats - k
+}
+
+// Page is one page of a listing. Next is empty at the end. Silent names the
+// holders that did not answer, so that the listing may be incomplete.
+type Page struct {
+	Items  []Listed
+	Next   string
+	Silent []key.NodeID
+}
+
+// Info is everything known of one secret but its value.
+type Info struct {
+	Listed
+	Manifest    key.Hash
+	Owner       key.PersonPublic
+	Description string
+	Policy      string // in words
+	Keep        int
+	Repair      string // owner or quorum
+	Seats       []SeatState
+	Standby     []key.NodeID
+	Generations []uint64 // committed one and history
+	Pending     []uint64
+	// The three margins in words and numbers (interface.md, info).
+	LosesIf, LeaksIf, StuckIf string
+	Loses, Leaks, Stuck       int
+}
