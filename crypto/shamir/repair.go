@@ -18,8 +18,9 @@ var ErrRepair = errors.New("no row of this seat comes out of these values")
 // Repair rebuilds the row of seat x from values[i] = F(helpers[i], x), what
 // [Row.Help] gives at k or more other seats (protocol.md section 8). ok must
 // hold for the right row only, so it compares the commitment. Values that
-// contradict the accepted row are lies, also by their length, and the helpers
-// who sent them are returned in the order given. Any k honest ones suffice
+// contradict the accepted row, also by their length, are lies, and the helpers who
+// sent them are returned in the order given; a value longer than [MaxWidth] is
+// not even looked at. Any k honest ones suffice
 // while there are at most 16,384 ways to choose k; beyond that as many random
 // choices are tried, which finds them unless a large part lies.
 //
@@ -32,7 +33,7 @@ func Repair(k int, x byte, helpers []byte, values [][]byte, ok func(Row) bool) (
 	}
 	tried := map[int]bool{}
 	for _, v := range values {
-		if len(v) == 0 || tried[len(v)] {
+		if len(v) == 0 || len(v) > MaxWidth || tried[len(v)] {
 			continue
 		}
 		tried[len(v)] = true
@@ -99,8 +100,8 @@ func repairWidth(k, width int, helpers []byte, values [][]byte, ok func(Row) boo
 		return nil, nil
 	}
 	next := successor(len(xs))
-	if !new(big.Int).Binomial(int64(len(xs)), int64(k)).IsInt64() ||
-		new(big.Int).Binomial(int64(len(xs)), int64(k)).Int64() > maxAttempts {
+	// At most 31 over 15, so it fits an int64.
+	if new(big.Int).Binomial(int64(len(xs)), int64(k)).Int64() > maxAttempts {
 		next = shuffle(len(xs))
 	}
 	pick := make([]int, k)

@@ -8,6 +8,10 @@ import (
 	"log/slog"
 )
 
+// MaxWidth is the largest width of a row, in bytes. A data key is 32 wide, a
+// dealing of a refresh 48.
+const MaxWidth = 64
+
 // Row is what a seat stores: k vectors of the secret's length, Row[v] being
 // F(x, v). Row[0] is P(x), the seat's share. It prints as "[redacted]".
 type Row [][]byte
@@ -21,8 +25,12 @@ var (
 
 // Deal shares secret among n seats of which any k give it back, as rows of a
 // fresh symmetric bivariate polynomial (protocol.md section 3). Seat xs[i] gets
-// rows[i]. The limits are those of [Split].
+// rows[i]. The limits are those of [Split], and secret has at most [MaxWidth]
+// bytes: larger ones are encrypted under a data key, which is dealt.
 func Deal(secret []byte, n, k int) (xs []byte, rows []Row, err error) {
+	if len(secret) > MaxWidth {
+		return nil, nil, fmt.Errorf("dealing %d bytes: at most %d", len(secret), MaxWidth)
+	}
 	shares, err := Split(secret, n, k)
 	if err != nil {
 		return nil, nil, err
@@ -66,9 +74,17 @@ func newGrid(secret []byte, shares []Share) ([][][]byte, error) {
 	for u := range grid {
 		grid[u] = make([][]byte, k)
 	}
+	xs, ys := make([]byte, k), make([][]byte, k)
+	for i, s := range shares {
+		xs[i], ys[i] = s.X, s.Y
+	}
 	grid[0][0] = append([]byte(nil), secret...)
 	for u := 1; u < k; u++ {
-		edge, err := EvalAt(shares, byte(u))
+		w, err := Weights(xs, byte(u))
+		if err != nil {
+			return nil, err
+		}
+		edge, err := Apply(w, ys)
 		if err != nil {
 			return nil, err
 		}
@@ -159,10 +175,11 @@ func (r Row) Encode() []byte {
 	return out
 }
 
-// ParseRow reads k vectors of width bytes, 2 <= k <= [MaxSeats], width >= 1; b
-// must have exactly k*width bytes, else [ErrRow]. The row does not alias b.
+// ParseRow reads k vectors of width bytes, 2 <= k <= [MaxSeats], 1 <= width <=
+// [MaxWidth]; b must have exactly k*width bytes, else [ErrRow]. The row does not
+// alias b.
 func ParseRow(b []byte, k, width int) (Row, error) {
-	if k < 2 || k > MaxSeats || width < 1 || len(b)%k != 0 || len(b)/k != width {
+	if k < 2 || k > MaxSeats || width < 1 || width > MaxWidth || len(b) != k*width {
 		return nil, fmt.Errorf("%w: %d bytes for %d times %d", ErrRow, len(b), k, width)
 	}
 	r := make(Row, k)
