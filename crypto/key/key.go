@@ -141,10 +141,13 @@ func ParseNodeID(s string) (id NodeID, err error) { return id, id.UnmarshalText(
 func ParsePerson(s string) (p PersonPublic, err error) { return p, p.UnmarshalText([]byte(s)) }
 
 // private is what the typed private keys share. It is not comparable and
-// prints as "[redacted]" whatever verb prints it.
+// prints as "[redacted]" whatever verb prints it. The key is behind a pointer
+// for two reasons: fmt bypasses these methods for the unexported fields of a
+// caller's struct and for the verbs %p and %w, and then prints an address
+// instead of the bytes; and Erase reaches every copy.
 type private struct {
 	_ [0]func()
-	k ed25519.PrivateKey
+	k *ed25519.PrivateKey
 }
 
 const redacted = "[redacted]"
@@ -156,19 +159,25 @@ func (private) LogValue() slog.Value       { return slog.StringValue(redacted) }
 func (private) MarshalText() ([]byte, error) {
 	return nil, errors.New("a private key has no text form")
 }
-func (p private) sign(msg []byte) []byte { return ed25519.Sign(p.k, msg) }
-func (p private) public() (out [32]byte) { copy(out[:], p.k[32:]); return out }
-func (p private) ok() bool               { return len(p.k) == ed25519.PrivateKeySize }
+func (p private) sign(msg []byte) []byte { return ed25519.Sign(*p.k, msg) }
+func (p private) public() (out [32]byte) { copy(out[:], (*p.k)[SeedSize:]); return out }
+func (p private) ok() bool               { return p.k != nil && len(*p.k) == ed25519.PrivateKeySize }
 
 // Seed returns a copy of the 32-byte seed. Only code that seals it at rest or
 // prints a recovery kit may call it; the caller zeroes it after use.
-func (p private) Seed() []byte { return append([]byte(nil), p.k[:SeedSize]...) }
+func (p private) Seed() []byte { return append([]byte(nil), (*p.k)[:SeedSize]...) }
 
 // IsZero reports whether the key was never set or was erased.
 func (p private) IsZero() bool { return !p.ok() }
 
-// Erase overwrites the key in memory. The key is unusable afterwards.
-func (p *private) Erase() { clear(p.k); p.k = nil }
+// Erase overwrites the key in memory. The key and its copies are unusable
+// afterwards; a zero or erased key may be erased again.
+func (p private) Erase() {
+	if p.k != nil {
+		clear(*p.k)
+		*p.k = nil
+	}
+}
 
 // Private is one of NodePrivate, PersonPrivate and AuthorityPrivate.
 type Private interface {
@@ -194,14 +203,15 @@ func generate() private {
 	if err != nil {
 		panic("key: " + err.Error()) // crypto/rand never fails on Linux
 	}
-	return private{k: k}
+	return private{k: &k}
 }
 
 func fromSeed(seed []byte) (private, error) {
 	if len(seed) != SeedSize {
 		return private{}, fmt.Errorf("a seed has %d bytes, not %d", SeedSize, len(seed))
 	}
-	return private{k: ed25519.NewKeyFromSeed(seed)}, nil
+	k := ed25519.NewKeyFromSeed(seed)
+	return private{k: &k}, nil
 }
 
 // GenerateNode makes a new node key.
@@ -240,7 +250,7 @@ func (p NodePrivate) ID() NodeID { return p.Public().ID() }
 
 // TLS returns the key for use in a TLS certificate. TLS 1.3 prefixes what it
 // signs (RFC 8446 section 4.4.3), so no TLS signature is one of an [Object].
-func (p NodePrivate) TLS() crypto.Signer { return p.k }
+func (p NodePrivate) TLS() crypto.Signer { return *p.k }
 
 // Public returns the public key.
 func (p PersonPrivate) Public() PersonPublic { return p.public() }

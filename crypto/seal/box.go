@@ -85,5 +85,10 @@ func OpenLabel(indexKey *[32]byte, aad, box []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return Unpad(padded, labelSizes())
+	plain, err := Unpad(padded, labelSizes())
+	if err != nil {
+		clear(padded)
+		return nil, err
+	}
+	return plain, nil
 }
