@@ -135,19 +135,29 @@ func (id *NetworkID) UnmarshalText(b []byte) (err error) {
 }
 
 // ParseNodeID parses the text form of a NodeID.
-func ParseNodeID(s string) (id NodeID, err error) { return id, id.UnmarshalText([]byte(s)) }
+func ParseNodeID(s string) (id NodeID, err error) {
+	err = id.UnmarshalText([]byte(s))
+	return id, err
+}
 
 // ParsePerson parses the text form of a PersonPublic.
-func ParsePerson(s string) (p PersonPublic, err error) { return p, p.UnmarshalText([]byte(s)) }
+func ParsePerson(s string) (p PersonPublic, err error) {
+	err = p.UnmarshalText([]byte(s))
+	return p, err
+}
 
 // private is what the typed private keys share. It is not comparable and
-// prints as "[redacted]" whatever verb prints it. The key is behind a pointer
-// for two reasons: fmt bypasses these methods for the unexported fields of a
-// caller's struct and for the verbs %p and %w, and then prints an address
-// instead of the bytes; and Erase reaches every copy.
+// prints as "[redacted]" whatever verb prints it. The key is behind a func,
+// which is nil for no key, for two reasons: fmt bypasses the methods below for
+// the unexported fields of a caller's struct and for verbs like %p and %w, and
+// a func is what it then prints as an address under every verb, where it would
+// follow a pointer; and Erase reaches every copy.
 type private struct {
-	_ [0]func()
-	k *ed25519.PrivateKey
+	k func() *ed25519.PrivateKey
+}
+
+func hold(k ed25519.PrivateKey) private {
+	return private{func() *ed25519.PrivateKey { return &k }}
 }
 
 const redacted = "[redacted]"
@@ -159,13 +169,13 @@ func (private) LogValue() slog.Value       { return slog.StringValue(redacted) }
 func (private) MarshalText() ([]byte, error) {
 	return nil, errors.New("a private key has no text form")
 }
-func (p private) sign(msg []byte) []byte { return ed25519.Sign(*p.k, msg) }
-func (p private) public() (out [32]byte) { copy(out[:], (*p.k)[SeedSize:]); return out }
-func (p private) ok() bool               { return p.k != nil && len(*p.k) == ed25519.PrivateKeySize }
+func (p private) sign(msg []byte) []byte { return ed25519.Sign(*p.k(), msg) }
+func (p private) public() (out [32]byte) { copy(out[:], (*p.k())[SeedSize:]); return out }
+func (p private) ok() bool               { return p.k != nil && len(*p.k()) == ed25519.PrivateKeySize }
 
 // Seed returns a copy of the 32-byte seed. Only code that seals it at rest or
 // prints a recovery kit may call it; the caller zeroes it after use.
-func (p private) Seed() []byte { return append([]byte(nil), (*p.k)[:SeedSize]...) }
+func (p private) Seed() []byte { return append([]byte(nil), (*p.k())[:SeedSize]...) }
 
 // IsZero reports whether the key was never set or was erased.
 func (p private) IsZero() bool { return !p.ok() }
@@ -174,8 +184,9 @@ func (p private) IsZero() bool { return !p.ok() }
 // afterwards; a zero or erased key may be erased again.
 func (p private) Erase() {
 	if p.k != nil {
-		clear(*p.k)
-		*p.k = nil
+		k := p.k()
+		clear(*k)
+		*k = nil
 	}
 }
 
@@ -203,7 +214,7 @@ func generate() private {
 	if err != nil {
 		panic("key: " + err.Error()) // crypto/rand never fails on Linux
 	}
-	return private{k: &k}
+	return hold(k)
 }
 
 func fromSeed(seed []byte) (private, error) {
@@ -211,7 +222,7 @@ func fromSeed(seed []byte) (private, error) {
 		return private{}, fmt.Errorf("a seed has %d bytes, not %d", SeedSize, len(seed))
 	}
 	k := ed25519.NewKeyFromSeed(seed)
-	return private{k: &k}, nil
+	return hold(k), nil
 }
 
 // GenerateNode makes a new node key.
@@ -250,7 +261,7 @@ func (p NodePrivate) ID() NodeID { return p.Public().ID() }
 
 // TLS returns the key for use in a TLS certificate. TLS 1.3 prefixes what it
 // signs (RFC 8446 section 4.4.3), so no TLS signature is one of an [Object].
-func (p NodePrivate) TLS() crypto.Signer { return *p.k }
+func (p NodePrivate) TLS() crypto.Signer { return *p.k() }
 
 // Public returns the public key.
 func (p PersonPrivate) Public() PersonPublic { return p.public() }

@@ -27,17 +27,19 @@ func (h Hash) MarshalText() ([]byte, error) { return []byte(h.String()), nil }
 
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (h *Hash) UnmarshalText(b []byte) error {
-	if len(b) != 2*len(h) || strings.ToLower(string(b)) != string(b) {
+	d, err := hex.DecodeString(string(b))
+	if err != nil || len(d) != len(h) || hex.EncodeToString(d) != string(b) {
 		return errors.New("a hash is 64 lower-case hexadecimal digits")
 	}
-	if _, err := hex.Decode(h[:], b); err != nil {
-		return errors.New("a hash is 64 lower-case hexadecimal digits")
-	}
+	*h = Hash(d)
 	return nil
 }
 
 // ParseHash parses the text form of a Hash.
-func ParseHash(s string) (h Hash, err error) { return h, h.UnmarshalText([]byte(s)) }
+func ParseHash(s string) (h Hash, err error) {
+	err = h.UnmarshalText([]byte(s))
+	return h, err
+}
 
 // labelPrefix starts every domain label (protocol.md section 2).
 const labelPrefix = "keymesh/v1/"

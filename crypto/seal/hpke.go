@@ -42,7 +42,13 @@ var (
 // PrivateKey is a sealing key: what is sealed to its public half, [To] opens.
 // It prints as "[redacted]". Safe for concurrent use.
 type PrivateKey struct {
-	k hpke.PrivateKey
+	// Behind a func, because fmt bypasses Format for a caller's unexported
+	// field, and there a func prints as an address under every verb.
+	key func() hpke.PrivateKey
+}
+
+func hold(k hpke.PrivateKey) *PrivateKey {
+	return &PrivateKey{func() hpke.PrivateKey { return k }}
 }
 
 // GenerateKey makes a new sealing key.
@@ -51,7 +57,7 @@ func GenerateKey() (*PrivateKey, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making a sealing key: %w", err)
 	}
-	return &PrivateKey{k}, nil
+	return hold(k), nil
 }
 
 // ParsePrivateKey rebuilds the key from what [PrivateKey.Bytes] returned,
@@ -64,13 +70,13 @@ func ParsePrivateKey(b []byte) (*PrivateKey, error) {
 	if err != nil {
 		return nil, ErrKey
 	}
-	return &PrivateKey{k}, nil
+	return hold(k), nil
 }
 
 // Bytes returns a copy of the private key, [PrivateSize] bytes, for sealing it
 // at rest; the caller zeroes it after use.
 func (p *PrivateKey) Bytes() []byte {
-	b, err := p.k.Bytes()
+	b, err := p.key().Bytes()
 	if err != nil {
 		panic("seal: " + err.Error()) // only keys in hardware have no bytes
 	}
@@ -78,7 +84,7 @@ func (p *PrivateKey) Bytes() []byte {
 }
 
 // Public returns the public key, [PublicSize] bytes.
-func (p *PrivateKey) Public() []byte { return p.k.PublicKey().Bytes() }
+func (p *PrivateKey) Public() []byte { return p.key().PublicKey().Bytes() }
 
 // CheckPublic refuses bytes that are no sealing public key, with [ErrKey].
 func CheckPublic(b []byte) error {
@@ -126,7 +132,7 @@ func (p *PrivateKey) Open(info key.Hash, box []byte) ([]byte, error) {
 	if err := checkSuite(box); err != nil {
 		return nil, err
 	}
-	plain, err := hpke.Open(p.k, hpke.HKDFSHA256(), hpke.ChaCha20Poly1305(), info[:], box[1:])
+	plain, err := hpke.Open(p.key(), hpke.HKDFSHA256(), hpke.ChaCha20Poly1305(), info[:], box[1:])
 	if err != nil {
 		return nil, ErrOpen
 	}

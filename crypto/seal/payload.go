@@ -32,9 +32,10 @@ func payloadSizes() []int {
 // payload's key and nonce, and the key check. It prints as "[redacted]". Not
 // safe for concurrent use.
 type Keys struct {
-	// Behind a pointer, because fmt bypasses Format for a caller's unexported
-	// field and then prints an address; and so that Erase reaches copies.
-	m *material
+	// Behind a func, because fmt bypasses Format for a caller's unexported
+	// field, and there a func prints as an address under every verb; and so
+	// that Erase reaches copies.
+	material func() *material
 }
 
 type material struct {
@@ -58,45 +59,49 @@ func Derive(dk []byte, ctx key.Hash) (*Keys, error) {
 		return nil, fmt.Errorf("expanding a data key: %w", err)
 	}
 	defer clear(okm)
-	return &Keys{&material{
+	m := &material{
 		ctx:   ctx,
 		key:   [32]byte(okm[:32]),
 		nonce: [nonceSize]byte(okm[32 : 32+nonceSize]),
 		kc:    [32]byte(okm[32+nonceSize:]),
-	}}, nil
+	}
+	return &Keys{func() *material { return m }}, nil
 }
 
 // KC returns the key check that the manifest holds. It is public.
-func (k *Keys) KC() [32]byte { return k.m.kc }
+func (k *Keys) KC() [32]byte { return k.material().kc }
 
 // Check reports, in constant time, whether kc is this key's check.
 func (k *Keys) Check(kc [32]byte) bool {
-	return !k.m.erased && subtle.ConstantTimeCompare(k.m.kc[:], kc[:]) == 1
+	m := k.material()
+	return !m.erased && subtle.ConstantTimeCompare(m.kc[:], kc[:]) == 1
 }
 
 // Seal encrypts the secret, 0 to [MaxSecret] bytes ([ErrSize] else), padded.
 // Key and nonce follow from the data key, so Seal works once ([ErrReuse]
 // after); a data key is never used for two secrets.
 func (k *Keys) Seal(secret []byte) ([]byte, error) {
-	if k.m.sealed || k.m.erased {
+	m := k.material()
+	if m.sealed || m.erased {
 		return nil, ErrReuse
 	}
 	padded, err := Pad(secret, payloadSizes())
 	if err != nil {
 		return nil, err
 	}
-	k.m.sealed = true
+	m.sealed = true
 	defer clear(padded)
-	return aead(k.m.key[:]).Seal(nil, k.m.nonce[:], padded, k.m.ctx[:]), nil
+	return aead(m.key[:]).Seal(nil, m.nonce[:], padded, m.ctx[:]), nil
 }
 
 // Open decrypts a payload. Errors are [ErrOpen] and [ErrPadding]. The result is
 // the caller's to zero.
 func (k *Keys) Open(ct []byte) ([]byte, error) {
-	if k.m.erased || len(ct) > MaxPayload {
+	m := k.material()
+	if m.erased || len(ct) > MaxPayload {
 		return nil, ErrOpen
 	}
-	padded, err := aead(k.m.key[:]).Open(nil, k.m.nonce[:], ct, k.m.ctx[:])
+	padded, err := aead(m.key[:]).Open(nil, m.nonce[:], ct, m.ctx[:])
 	if err != nil {
 		return nil, ErrOpen
 	}
@@ -109,7 +114,7 @@ func (k *Keys) Open(ct []byte) ([]byte, error) {
 }
 
 // Erase overwrites the keys, which are unusable afterwards.
-func (k *Keys) Erase() { *k.m = material{erased: true} }
+func (k *Keys) Erase() { *k.material() = material{erased: true} }
 
 // Format implements fmt.Formatter: no verb prints the keys.
 func (Keys) Format(s fmt.State, _ rune) { fmt.Fprint(s, redacted) }
