@@ -27,7 +27,8 @@ type Peer struct {
 	Issuer      bool      `json:"issuer,omitempty"`
 	RTT         float64   `json:"rtt_ms,omitempty"` // milliseconds
 	LastSeen    time.Time `json:"last_seen,omitzero"`
-	Expires     time.Time `json:"expires,omitzero"` // of its certificate
+	Expires     time.Time `json:"expires,omitzero"`  // of its certificate
+	Persons     []string  `json:"persons,omitempty"` // that are bound to it
 	Fingerprint []string  `json:"fingerprint,omitempty"`
 }
 
@@ -72,7 +73,24 @@ type Mesh struct {
 	Storage   Storage   `json:"storage"`
 	// Warnings are sentences: a clock off its peers, an unlocked identity.
 	Warnings []string `json:"warnings,omitempty"`
+	// Checks are what a node found out about itself, for doctor.
+	Checks []Check `json:"checks,omitempty"`
 }
+
+// Check is one finding of a node about itself or its machine.
+type Check struct {
+	Name  string `json:"name"`  // short: clock, unlock, core, certificate, issuers
+	Level string `json:"level"` // LevelOK, LevelWarn or LevelBad
+	Text  string `json:"text"`
+	Fix   string `json:"fix,omitempty"` // what to do about it
+}
+
+// Levels of a [Check].
+const (
+	LevelOK   = "ok"
+	LevelWarn = "warn"
+	LevelBad  = "bad"
+)
 
 // Storage is how the node's own store stands.
 type Storage struct {

@@ -113,10 +113,11 @@ type Problem struct {
 
 // PeerState is how one holder stands in a problem.
 type PeerState struct {
-	Node  string `json:"node"`
-	Name  string `json:"name,omitempty"`
-	State string `json:"state"`
-	Why   string `json:"why,omitempty"`
+	Node     string `json:"node"`
+	Name     string `json:"name,omitempty"`
+	Operator string `json:"operator,omitempty"`
+	State    string `json:"state"`
+	Why      string `json:"why,omitempty"`
 }
 
 // Bad names a holder whose answer was dropped, and why.

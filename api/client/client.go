@@ -89,7 +89,7 @@ func (c *Client) setup() error {
 			// No proxy, whatever the environment says: the node is local.
 			DialContext:            dial.DialContext,
 			DisableCompression:     true,
-			MaxIdleConnsPerHost:    64,
+			MaxIdleConnsPerHost:    128,
 			MaxResponseHeaderBytes: 64 << 10,
 			IdleConnTimeout:        50 * time.Second, // below the node's, so that the client closes first
 			TLSHandshakeTimeout:    dialTimeout,
