@@ -35,12 +35,23 @@ func SignReceipt(k key.NodePrivate, net key.NetworkID, t key.Type, r Receipt) ke
 // OpenReceipt verifies a receipt of type t that arrived as an object and that
 // the node it names signed it.
 func OpenReceipt(net key.NetworkID, t key.Type, o key.Object) (Receipt, error) {
+	return openReceipt(net, t, o, false)
+}
+
+// openReceipt is [OpenReceipt]; verified says that the signature is known to be
+// good.
+func openReceipt(net key.NetworkID, t key.Type, o key.Object, verified bool) (Receipt, error) {
 	var r Receipt
 	if t != key.TypePrepared && t != key.TypeCommitted && t != key.TypeRefused {
 		return r, fmt.Errorf("%w: %v is no receipt", ErrReceipt, t)
 	}
-	if err := o.Verify(net, t); err != nil {
-		return r, err
+	if o.Type != t {
+		return r, fmt.Errorf("%w: %v instead of %v", key.ErrType, o.Type, t)
+	}
+	if !verified {
+		if err := o.Verify(net, t); err != nil {
+			return r, err
+		}
 	}
 	if err := key.Unmarshal(o.Body, &r); err != nil {
 		return Receipt{}, err
@@ -88,38 +99,66 @@ func PrevNeed(prev *Manifest, revoked func(key.NodeID) bool) int {
 
 // VerifyCert checks that c holds valid Prepared receipts for m from at least w
 // distinct seats of m and, for each manifest in before (prev's, and those that
-// m's force names, whose seats count as prev's), from enough of its seats. The
-// manifest named by m.Prev must be among before; when m.Prev is zero before may
-// be empty. revoked may be nil. Errors wrap [ErrCertificate].
+// m's force names, whose seats count as prev's), from enough of its seats.
+// Before must hold exactly what m.Prev and m.Force name, in any order. revoked
+// may be nil. Errors wrap [ErrCertificate].
 func VerifyCert(net key.NetworkID, c *CommitCert, m *SignedManifest, before []*SignedManifest, revoked func(key.NodeID) bool) error {
+	return VerifyCertKnown(net, c, m, before, revoked, nil)
+}
+
+// VerifyCertKnown is [VerifyCert] for a caller that remembers receipts: known
+// reports those whose signature and encoding it has verified before, in this
+// network and byte for byte. known may be nil.
+func VerifyCertKnown(net key.NetworkID, c *CommitCert, m *SignedManifest, before []*SignedManifest, revoked func(key.NodeID) bool, known func(key.Object) bool) error {
 	if c.Manifest != m.Hash {
 		return fmt.Errorf("%w: of another manifest", ErrCertificate)
 	}
-	signed, err := c.signers(net, m)
+	if err := checkBefore(m, before); err != nil {
+		return err
+	}
+	signed, err := c.signers(net, m, known)
 	if err != nil {
 		return err
 	}
 	if have := countSeats(&m.Manifest, signed, false); have < int(m.W) {
 		return fmt.Errorf("%w: %d of %d receipts of its seats", ErrCertificate, have, m.W)
 	}
-	found := m.Prev.IsZero()
 	for _, p := range before {
-		found = found || p.Hash == m.Prev
 		if have, need := countSeats(&p.Manifest, signed, true), PrevNeed(&p.Manifest, revoked); have < need {
 			return fmt.Errorf("%w: %d of %d receipts of the seats before it", ErrCertificate, have, need)
 		}
 	}
-	if !found {
-		return fmt.Errorf("%w: the manifest before it is not known", ErrCertificate)
+	return nil
+}
+
+// checkBefore: the manifests before m are all here, once, of the same secret
+// and of lower generations. One that force names and that were left out would
+// not be asked for its seats.
+func checkBefore(m *SignedManifest, before []*SignedManifest) error {
+	want := make(map[key.Hash]bool, 1+len(m.Force))
+	if !m.Prev.IsZero() {
+		want[m.Prev] = true
+	}
+	for _, h := range m.Force {
+		want[h] = true
+	}
+	for _, p := range before {
+		if !want[p.Hash] || p.ID != m.ID || p.Gen >= m.Gen {
+			return fmt.Errorf("%w: a manifest that is not one before it", ErrCertificate)
+		}
+		delete(want, p.Hash)
+	}
+	if len(want) != 0 {
+		return fmt.Errorf("%w: a manifest before it is not known", ErrCertificate)
 	}
 	return nil
 }
 
 // signers returns the verified x that each node signed with.
-func (c *CommitCert) signers(net key.NetworkID, m *SignedManifest) (map[key.NodeID]uint8, error) {
+func (c *CommitCert) signers(net key.NetworkID, m *SignedManifest, known func(key.Object) bool) (map[key.NodeID]uint8, error) {
 	out := make(map[key.NodeID]uint8, len(c.Prepared))
 	for _, o := range c.Prepared {
-		r, err := OpenReceipt(net, key.TypePrepared, o)
+		r, err := openReceipt(net, key.TypePrepared, o, known != nil && known(o))
 		if err != nil {
 			return nil, fmt.Errorf("%w: %w", ErrCertificate, err)
 		}
