@@ -80,11 +80,13 @@ func (p *PrivateKey) Bytes() []byte {
 	if err != nil {
 		panic("seal: " + err.Error()) // only keys in hardware have no bytes
 	}
-	return b
+	return append([]byte(nil), b...) // hpke hands out its own
 }
 
-// Public returns the public key, [PublicSize] bytes.
-func (p *PrivateKey) Public() []byte { return p.key().PublicKey().Bytes() }
+// Public returns a copy of the public key, [PublicSize] bytes.
+func (p *PrivateKey) Public() []byte {
+	return append([]byte(nil), p.key().PublicKey().Bytes()...)
+}
 
 // CheckPublic refuses bytes that are no sealing public key, with [ErrKey].
 func CheckPublic(b []byte) error {
