@@ -124,6 +124,20 @@ func TestRepairRefuses(t *testing.T) {
 	}
 }
 
+// Values wider than any row are not worth a single attempt.
+func TestRepairIgnoresHugeValues(t *testing.T) {
+	d := deal(t, make([]byte, 32), 5, 3)
+	xs, _ := d.values(t, []int{1, 2, 3})
+	huge := make([]byte, MaxWidth+1)
+	_, _, err := Repair(3, d.xs[0], xs, [][]byte{huge, huge, huge}, func(Row) bool {
+		t.Error("a candidate of huge values")
+		return true
+	})
+	if !errors.Is(err, ErrRepair) {
+		t.Fatal(err)
+	}
+}
+
 // A repair sees the helpers' values alone: k-1 of them fit every row.
 func TestFewerThanKValuesDoNotRepair(t *testing.T) {
 	d := deal(t, []byte("0123456789abcdef0123456789abcdef"), 5, 3)
