@@ -76,59 +76,76 @@ func TestMarshalGivesTheBytesOfTheSpecification(t *testing.T) {
 	}
 }
 
-func TestUnmarshalRefuses(t *testing.T) {
-	for name, c := range map[string]struct {
-		hex  string
-		want error
-	}{
-		"nothing":                    {"", ErrEncoding},
-		"a break alone":              {"ff", ErrEncoding},
-		"a number":                   {"01", ErrEncoding},
-		"null":                       {"f6", ErrEncoding},
-		"an array":                   {"80", ErrEncoding},
-		"an empty map":               {"a0", ErrEncoding},
-		"a trailing byte":            {with("00", "01") + "00", ErrEncoding},
-		"a second object":            {with("00", "01") + with("00", "01"), ErrEncoding},
-		"the last byte missing":      {strings.TrimSuffix(with("00", "01"), "02"), ErrEncoding},
-		"a duplicate key":            {"a7 0001" + with("00", "01")[2:], ErrEncoding},
-		"a duplicate key, other":     {"a7 0002" + with("00", "01")[2:], ErrEncoding},
-		"a duplicate in extensions":  {with("181f", "a2 07420102 07420102"), ErrEncoding},
-		"an indefinite map":          {"bf" + with("00", "01")[2:] + "ff", ErrEncoding},
-		"an indefinite array":        {with("02", "9f"+bb+"ff"), ErrEncoding},
-		"an indefinite byte string":  {with("01", "5f"+aa+"ff"), ErrEncoding},
-		"an indefinite text":         {with("03", "7f6668c3a96c6c6fff"), ErrEncoding},
-		"a tag on the body":          {"d9d9f7" + with("00", "01"), ErrEncoding},
-		"a tag on a field":           {with("04", "c119012c"), ErrEncoding},
-		"a bignum":                   {with("04", "c242012c"), ErrEncoding},
-		"invalid UTF-8":              {with("03", "6668c3286c6c6f"), ErrEncoding},
-		"a UTF-16 surrogate":         {with("03", "63eda080"), ErrEncoding},
-		"an overlong UTF-8":          {with("03", "62c080"), ErrEncoding},
-		"a non-minimal integer":      {with("04", "1a0000012c"), ErrEncoding},
-		"a non-minimal small one":    {with("04", "1817"), ErrEncoding},
-		"a non-minimal key":          {with("00", "01")[:2] + "1800" + with("00", "01")[4:], ErrEncoding},
-		"a non-minimal length":       {with("01", "5900"+aa[2:]), ErrEncoding},
-		"a non-minimal map head":     {"b806" + with("00", "01")[2:], ErrEncoding},
-		"unsorted keys":              {"a6 01" + aa + "0001" + with("00", "01")[len("a60001")+len("01"+aa):], ErrEncoding},
-		"unsorted extensions":        {with("181f", "a2 094101 07420102"), ErrEncoding},
-		"an unknown key":             {"a7" + with("00", "01")[2:len(with("00", "01"))-len("181fa107420102")] + "0601" + "181fa107420102", ErrEncoding},
-		"a negative key":             {"a7" + with("00", "01")[2:] + "2001", ErrEncoding},
-		"a text key":                 {"a7" + with("00", "01")[2:] + "613101", ErrEncoding},
-		"a byte-string key":          {"a7" + with("00", "01")[2:] + "413101", ErrEncoding},
-		"a float key":                {"a7" + with("00", "01")[2:] + "f93c0001", ErrEncoding},
-		"a missing key":              {"a5 0001 01" + aa + "02 81" + bb + "03 6668c3a96c6c6f 181fa107420102", ErrEncoding},
-		"no version":                 {"a5" + with("00", "01")[6:], ErrEncoding},
-		"version 0":                  {with("00", "00"), ErrVersion},
-		"version 2":                  {with("00", "02"), ErrVersion},
-		"a huge version":             {with("00", "1bffffffffffffffff"), ErrVersion},
-		"an even extension":          {with("181f", "a108420102"), ErrCritical},
-		"extension 0":                {with("181f", "a10040"), ErrCritical},
-		"an even one beside an odd":  {with("181f", "a2 07420102 0840"), ErrCritical},
-		"empty extensions":           {with("181f", "a0"), ErrEncoding},
-		"null extensions":            {with("181f", "f6"), ErrEncoding},
-		"an extension of null":       {with("181f", "a107f6"), ErrEncoding},
-		"an extension of text":       {with("181f", "a107623132"), ErrEncoding},
-		"an extension of an array":   {with("181f", "a107820102"), ErrEncoding},
-		"a negative extension":       {with("181f", "a126420102"), ErrEncoding},
+type refusal struct {
+	hex  string
+	want error
+}
+
+func testRefusals(t *testing.T, cases map[string]refusal) {
+	t.Helper()
+	for name, c := range cases {
+		var v sample
+		if err := Unmarshal(unhex(t, c.hex), &v); !errors.Is(err, c.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestUnmarshalRefusesOtherStructures(t *testing.T) {
+	testRefusals(t, map[string]refusal{
+		"nothing":                   {"", ErrEncoding},
+		"a break alone":             {"ff", ErrEncoding},
+		"a number":                  {"01", ErrEncoding},
+		"null":                      {"f6", ErrEncoding},
+		"an array":                  {"80", ErrEncoding},
+		"an empty map":              {"a0", ErrEncoding},
+		"a trailing byte":           {with("00", "01") + "00", ErrEncoding},
+		"a second object":           {with("00", "01") + with("00", "01"), ErrEncoding},
+		"the last byte missing":     {strings.TrimSuffix(with("00", "01"), "02"), ErrEncoding},
+		"a duplicate key":           {"a7 0001" + with("00", "01")[2:], ErrEncoding},
+		"a duplicate key, other":    {"a7 0002" + with("00", "01")[2:], ErrEncoding},
+		"a duplicate in extensions": {with("181f", "a2 07420102 07420102"), ErrEncoding},
+		"an indefinite map":         {"bf" + with("00", "01")[2:] + "ff", ErrEncoding},
+		"an indefinite array":       {with("02", "9f"+bb+"ff"), ErrEncoding},
+		"an indefinite byte string": {with("01", "5f"+aa+"ff"), ErrEncoding},
+		"an indefinite text":        {with("03", "7f6668c3a96c6c6fff"), ErrEncoding},
+		"a tag on the body":         {"d9d9f7" + with("00", "01"), ErrEncoding},
+		"a tag on a field":          {with("04", "c119012c"), ErrEncoding},
+		"a bignum":                  {with("04", "c242012c"), ErrEncoding},
+		"invalid UTF-8":             {with("03", "6668c3286c6c6f"), ErrEncoding},
+		"a UTF-16 surrogate":        {with("03", "63eda080"), ErrEncoding},
+		"an overlong UTF-8":         {with("03", "62c080"), ErrEncoding},
+		"a non-minimal integer":     {with("04", "1a0000012c"), ErrEncoding},
+		"a non-minimal small one":   {with("04", "1817"), ErrEncoding},
+		"a non-minimal key":         {with("00", "01")[:2] + "1800" + with("00", "01")[4:], ErrEncoding},
+		"a non-minimal length":      {with("01", "5900"+aa[2:]), ErrEncoding},
+		"a non-minimal map head":    {"b806" + with("00", "01")[2:], ErrEncoding},
+		"unsorted keys":             {"a6 01" + aa + "0001" + with("00", "01")[len("a60001")+len("01"+aa):], ErrEncoding},
+		"unsorted extensions":       {with("181f", "a2 094101 07420102"), ErrEncoding},
+		"an unknown key":            {"a7" + with("00", "01")[2:len(with("00", "01"))-len("181fa107420102")] + "0601" + "181fa107420102", ErrEncoding},
+		"a negative key":            {"a7" + with("00", "01")[2:] + "2001", ErrEncoding},
+		"a text key":                {"a7" + with("00", "01")[2:] + "613101", ErrEncoding},
+		"a byte-string key":         {"a7" + with("00", "01")[2:] + "413101", ErrEncoding},
+		"a float key":               {"a7" + with("00", "01")[2:] + "f93c0001", ErrEncoding},
+		"a missing key":             {"a5 0001 01" + aa + "02 81" + bb + "03 6668c3a96c6c6f 181fa107420102", ErrEncoding},
+		"no version":                {"a5" + with("00", "01")[6:], ErrEncoding},
+		"version 0":                 {with("00", "00"), ErrVersion},
+		"version 2":                 {with("00", "02"), ErrVersion},
+		"a huge version":            {with("00", "1bffffffffffffffff"), ErrVersion},
+		"an even extension":         {with("181f", "a108420102"), ErrCritical},
+		"extension 0":               {with("181f", "a10040"), ErrCritical},
+		"an even one beside an odd": {with("181f", "a2 07420102 0840"), ErrCritical},
+		"empty extensions":          {with("181f", "a0"), ErrEncoding},
+		"null extensions":           {with("181f", "f6"), ErrEncoding},
+		"an extension of null":      {with("181f", "a107f6"), ErrEncoding},
+		"an extension of text":      {with("181f", "a107623132"), ErrEncoding},
+		"an extension of an array":  {with("181f", "a107820102"), ErrEncoding},
+		"a negative extension":      {with("181f", "a126420102"), ErrEncoding},
+	})
+}
+
+func TestUnmarshalRefusesOtherValues(t *testing.T) {
+	testRefusals(t, map[string]refusal{
 		"33 bytes in a hash":         {with("01", "5821"+strings.Repeat("aa", 33)), ErrEncoding},
 		"31 bytes in a hash":         {with("01", "581f"+strings.Repeat("aa", 31)), ErrEncoding},
 		"no bytes in a hash":         {with("01", "40"), ErrEncoding},
@@ -152,10 +169,25 @@ func TestUnmarshalRefuses(t *testing.T) {
 		"a reserved head":            {with("04", "1c"), ErrEncoding},
 		"a length beyond the end":    {with("181f", "a1075b7fffffffffffffff"), ErrEncoding},
 		"a list beyond the end":      {with("02", "9b7fffffffffffffff"), ErrEncoding},
-	} {
-		var v sample
-		if err := Unmarshal(unhex(t, c.hex), &v); !errors.Is(err, c.want) {
-			t.Errorf("%s: %v", name, err)
+	})
+}
+
+// Within the limits both would be accepted.
+func TestCounts(t *testing.T) {
+	for n, want := range map[int]error{1 << 16: nil, 1<<16 + 1: ErrEncoding} {
+		var got nest
+		if err := Decode(Encode(make(nest, n)), &got); !errors.Is(err, want) {
+			t.Errorf("an array of %d: %v", n, err)
+		}
+	}
+	for n, want := range map[int]error{1 << 10: nil, 1<<10 + 1: ErrEncoding} {
+		v := &sample{Head: Head{Ext: map[uint64][]byte{}}}
+		for i := range n {
+			v.Ext[uint64(2*i+1)] = nil
+		}
+		var got sample
+		if err := Unmarshal(Marshal(v), &got); !errors.Is(err, want) {
+			t.Errorf("a map of %d: %v", n, err)
 		}
 	}
 }

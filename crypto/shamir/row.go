@@ -13,7 +13,8 @@ import (
 const MaxWidth = 64
 
 // Row is what a seat stores: k vectors of the secret's length, Row[v] being
-// F(x, v). Row[0] is P(x), the seat's share. It prints as "[redacted]".
+// F(x, v). Row[0] is P(x), the seat's share. It prints as "[redacted]", but fmt
+// cannot ask it in an unexported field: never print a struct that holds one.
 type Row [][]byte
 
 var (
