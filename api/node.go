@@ -1,0 +1,114 @@
+package api
+
+import (
+	"context"
+	_ "embed"
+	"fmt"
+	"net/http"
+
+	"keymesh/api/apitype"
+)
+
+//go:embed openapi.yaml
+var openAPIDocument []byte
+
+func (s *Server) openAPI(*request) (answer, error) {
+	return answer{status: http.StatusOK, body: openAPIDocument, media: "application/yaml"}, nil
+}
+
+// state is the body of healthz and readyz.
+type state struct {
+	Status string `json:"status"`
+}
+
+func (s *Server) healthz(*request) (answer, error) {
+	return reply(http.StatusOK, state{"ok"})
+}
+
+// readyz says no more than yes or no, since anyone may ask.
+func (s *Server) readyz(r *request) (answer, error) {
+	if !s.cfg.Mesh.Ready(r.ctx) {
+		return answer{}, apitype.NewProblem(apitype.Unavailable, "")
+	}
+	return reply(http.StatusOK, state{"ok"})
+}
+
+func (s *Server) version(*request) (answer, error) {
+	return reply(http.StatusOK, s.cfg.Version)
+}
+
+func (s *Server) peers(r *request) (answer, error) {
+	items := s.cfg.Mesh.Peers(r.ctx)
+	if items == nil {
+		items = []apitype.Peer{}
+	}
+	return reply(http.StatusOK, apitype.Peers{Items: items})
+}
+
+func (s *Server) invite(r *request) (answer, error) {
+	var in apitype.InviteRequest
+	if bad := decodeStrict(r.body, &in); bad != nil {
+		return answer{}, bad
+	}
+	if in.TTL > 24*60*60 {
+		return answer{}, unprocessable("a ticket lives for at most 24 h")
+	}
+	for _, role := range in.Roles {
+		if role != "holder" && role != "client" && role != "relay" {
+			return answer{}, unprocessable("%.40q is no role: holder, client, relay", role)
+		}
+	}
+	out, err := s.cfg.Mesh.Invite(r.ctx, in)
+	if err != nil {
+		return answer{}, err
+	}
+	a, err := reply(http.StatusCreated, out)
+	a.secret = true // who has the ticket can join
+	return a, err
+}
+
+func (s *Server) status(r *request) (answer, error) {
+	ctx, cancel := context.WithTimeout(r.ctx, r.timeout)
+	defer cancel()
+	out := apitype.Status{Mesh: s.cfg.Mesh.Status(ctx), Version: s.cfg.Version.Version}
+	out.Person = apitype.Person{Name: r.as, Person: r.person.Key.Public().String()}
+	var err error
+	sec := &out.Secrets
+	sec.Total, sec.AtRisk, sec.Below, err = s.cfg.Secrets.Summary(ctx, r.person)
+	judge(&out, err)
+	return reply(http.StatusOK, out)
+}
+
+// judge fills in how the mesh stands for this person. err is why the secrets
+// could not be counted.
+func judge(s *apitype.Status, err error) {
+	reason := func(f string, a ...any) { s.Reasons = append(s.Reasons, fmt.Sprintf(f, a...)) }
+	s.Health, s.Exit = apitype.Healthy, apitype.ExitOK
+	degraded := func() { s.Health, s.Exit = apitype.Degraded, apitype.ExitDegraded }
+	if n := s.Holders - s.Reachable; n > 0 {
+		reason("%d of %d holders are not reachable", n, s.Holders)
+		degraded()
+	}
+	if s.Storage.Error != "" {
+		reason("this node's store: %.200s", s.Storage.Error)
+		degraded()
+	}
+	if s.Lapsed > 0 {
+		reason("%d certificates have expired", s.Lapsed)
+		degraded()
+	}
+	if s.Secrets.AtRisk > 0 {
+		reason("%d secrets are one loss away from their threshold", s.Secrets.AtRisk)
+		degraded()
+	}
+	if s.Secrets.Below > 0 {
+		reason("%d secrets cannot be recovered now", s.Secrets.Below)
+		s.Health, s.Exit = apitype.Critical, apitype.ExitQuorum
+	}
+	if err != nil {
+		p := problemOf(err, op{})
+		reason("the secrets could not be counted: %s", p.Error())
+		s.Secrets = apitype.Secrets{}
+		s.Health, s.Exit = apitype.Unknown, p.Exit
+	}
+}
