@@ -114,7 +114,10 @@ func loadConfig(path string, env []string, flags map[string]string) (Config, err
 	if c.APISocket == "" {
 		c.APISocket = defaultSocket(env)
 	}
-	return c, c.check()
+	if err := c.check(); err != nil {
+		return Config{}, err
+	}
+	return c, nil
 }
 
 // check is what single values cannot show.

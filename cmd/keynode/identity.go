@@ -6,6 +6,7 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
+	"log/slog"
 	"regexp"
 	"time"
 
@@ -160,6 +161,12 @@ func (id *Identity) Person(name string) (Person, bool) {
 	}
 	return Person{}, false
 }
+
+// Format implements fmt.Formatter: no verb prints what an identity holds.
+func (Identity) Format(s fmt.State, _ rune) { fmt.Fprint(s, "[redacted]") }
+
+// LogValue implements slog.LogValuer.
+func (Identity) LogValue() slog.Value { return slog.StringValue("[redacted]") }
 
 // Unlock returns the mode in which the identity was created or loaded.
 func (id *Identity) Unlock() Unlock { return id.unlock }
