@@ -47,8 +47,8 @@ func checkDir(dir string) error {
 	return checkPrivate(dir, fi)
 }
 
-// openPrivate opens an existing file that is regular, not a link, not linked
-// elsewhere, and this user's alone.
+// openPrivate opens an existing file that is regular, not a link, and this
+// user's alone.
 func openPrivate(path string, flag int) (*os.File, error) {
 	f, err := os.OpenFile(path, flag|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if errors.Is(err, unix.ELOOP) {

@@ -160,3 +160,35 @@ func (x *index) lookup(p share.Place) uint64 {
 	defer x.mu.RUnlock()
 	return x.find(&p)
 }
+
+// sequences returns the sequences of all records, sorted.
+func (x *index) sequences() []uint64 {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	out := make([]uint64, 0, x.n)
+	for _, ids := range x.buckets {
+		for _, es := range ids {
+			for i := range es {
+				out = append(out, es[i].seq)
+			}
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// placeOf searches all records for a sequence.
+func (x *index) placeOf(seq uint64) (share.Place, bool) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	for b, ids := range x.buckets {
+		for id, es := range ids {
+			for i := range es {
+				if es[i].seq == seq {
+					return es[i].place(b, id), true
+				}
+			}
+		}
+	}
+	return share.Place{}, false
+}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"keymesh/crypto/seal"
@@ -30,9 +31,14 @@ const markerAAD = "keymesh/v1/store/marker"
 
 // encode returns the text of STORE. Its last line seals the lines before it.
 func (m marker) encode(k *[32]byte) []byte {
-	head := fmt.Appendf(nil, "keymesh store %d\nid %x\ngeneration %d\n", format, m.ID, m.Generation)
+	head := m.header()
 	box := seal.Box(k, append([]byte(markerAAD), head...), nil)
 	return fmt.Appendf(head, "seal %x\n", box)
+}
+
+// header is the text that is sealed; its capacity is its length.
+func (m marker) header() []byte {
+	return slices.Clip(fmt.Appendf(nil, "keymesh store %d\nid %x\ngeneration %d\n", format, m.ID, m.Generation))
 }
 
 // decodeMarker parses STORE; the one accepted text is that of encode.
@@ -58,7 +64,10 @@ func decodeMarker(k *[32]byte, b []byte) (marker, error) {
 		return marker{}, damaged("%s does not parse", markerName)
 	}
 	m.ID, m.Generation = storeID(id), gen
-	head := bytes.Join(lines[:3], nil)
+	head := m.header()
+	if !bytes.Equal(b, fmt.Appendf(head, "seal %x\n", box)) {
+		return marker{}, damaged("%s is not written as it should be", markerName)
+	}
 	if _, err := seal.Unbox(k, append([]byte(markerAAD), head...), box); err != nil {
 		return marker{}, fmt.Errorf("%w: %s does not open with the storage key", ErrForeign, markerName)
 	}
