@@ -25,6 +25,7 @@ const (
 	VerbAudit    uint64 = 42 // reserved
 	VerbRepair   uint64 = 43 // reserved
 	VerbReassign uint64 = 44 // reserved
+	VerbPass     uint64 = 45
 )
 
 // Unmetered reports whether calls of this verb go through a peer's fair queue
@@ -68,17 +69,21 @@ type Prepare struct {
 	Tombstone []byte   `cbor:"7,keyasint"` // instead of prev, when asked for
 	Request   []byte   `cbor:"8,keyasint"` // consent to a change of policy
 	Approvals [][]byte `cbor:"9,keyasint"`
+	// PrevForced are the manifests that prev's force names, when PrevCert comes
+	// along.
+	PrevForced [][]byte `cbor:"10,keyasint,omitempty"`
 }
 
 // PrepareReply: OK with the Prepared receipt; Conflict with There; Full;
-// Refused.
+// Refused, with There when NeedPrev; Failed.
 type PrepareReply struct {
 	key.Head
 	Outcome uint8  `cbor:"1,keyasint"`
 	Receipt []byte `cbor:"2,keyasint"`
 	There   State  `cbor:"3,keyasint"`
 	Why     string `cbor:"4,keyasint"`
-	// NeedPrev asks for the same again with Prev, PrevCert and PrevPrev.
+	// NeedPrev asks for the same again with Prev, PrevCert and PrevPrev; after
+	// a first generation (no prev), with the Tombstone of what is There.
 	NeedPrev bool `cbor:"5,keyasint"`
 }
 
@@ -91,7 +96,8 @@ type Commit struct {
 }
 
 // CommitReply: OK with the Committed receipt; Conflict with There; Refused when
-// the row is not here (the certificate is kept) or the certificate is bad.
+// the row is not here (the certificate is kept), the certificate is bad, or the
+// generation is deleted; Failed.
 type CommitReply struct {
 	key.Head
 	Outcome uint8  `cbor:"1,keyasint"`
@@ -114,6 +120,9 @@ type State struct {
 	Pending   []Pending // at most 4
 	History   [][]byte  // committed generations kept
 	Tombstone []byte
+	// Consent is empty when the owner signed the tombstone. Else Tombstone is
+	// only a body, and Consent the Request that authorises it and the Approvals.
+	Consent [][]byte
 }
 
 // States of the row at a holder.
@@ -144,7 +153,8 @@ type Locate struct {
 	Query []byte   `cbor:"2,keyasint"`
 }
 
-// LocateReply: OK with State, or Denied.
+// LocateReply: OK with State, or Denied; Refused when the query is no good;
+// Failed.
 type LocateReply struct {
 	key.Head
 	Outcome uint8 `cbor:"1,keyasint"`
@@ -163,12 +173,16 @@ type List struct {
 // MaxList is the largest page of a List.
 const MaxList = 100
 
-// ListReply: OK with a page, or Denied. More says that Items is not the end.
+// ListReply: OK with a page, or Denied; Refused when the query is no good. More
+// says that Items is not the end. A secret that was deleted is in it with its
+// Tombstone and no Manifest.
 type ListReply struct {
 	key.Head
 	Outcome uint8   `cbor:"1,keyasint"`
 	Items   []State `cbor:"2,keyasint"` // without pendings and history
 	More    bool    `cbor:"3,keyasint"`
+	// Next is the last id that was looked at: the Cursor of the next page.
+	Next key.Hash `cbor:"4,keyasint"`
 }
 
 // Recover asks a seat for its row.
@@ -183,8 +197,10 @@ type Recover struct {
 	Payload bool `cbor:"4,keyasint"`
 }
 
-// RecoverReply: OK with Release, Box and, when asked for, Payload; Wait;
-// Denied; Moved; Failed.
+// RecoverReply: OK with Release, Box and, when asked for, Payload; Wait; Denied
+// (without Why to those who may not know, as for an unknown id); Refused when
+// the request is no good, or what it asks for is not here (then with State);
+// Moved; Failed.
 type RecoverReply struct {
 	key.Head
 	Outcome uint8  `cbor:"1,keyasint"`
@@ -204,10 +220,35 @@ type Delete struct {
 	Approvals [][]byte `cbor:"3,keyasint"`
 }
 
-// DeleteReply: OK with a Committed receipt over H(tombstone); Refused.
+// DeleteReply: OK with a Committed receipt over H(tombstone); Refused; Failed.
 type DeleteReply struct {
 	key.Head
 	Outcome uint8  `cbor:"1,keyasint"`
 	Receipt []byte `cbor:"2,keyasint"`
 	Why     string `cbor:"3,keyasint"`
+}
+
+// MaxPass is how many items a Pass has at most.
+const MaxPass = 2048
+
+// Pass asks a seat which of these certificates and tombstones it has not: the
+// cheap half of passing them on (W3). The full COMMIT or DELETE follows for
+// those only.
+type Pass struct {
+	key.Head
+	Items []PassItem `cbor:"1,keyasint"` // at most MaxPass
+}
+
+// PassItem names a certificate by H(manifest), or a tombstone by H(tombstone).
+type PassItem struct {
+	_    struct{} `cbor:",toarray"`
+	ID   key.Hash
+	Hash key.Hash
+}
+
+// PassReply lists the positions in Items of what is missing. An id that is
+// unknown to the node is missing there, so the answer tells a stranger nothing.
+type PassReply struct {
+	key.Head
+	Missing []uint32 `cbor:"1,keyasint"`
 }

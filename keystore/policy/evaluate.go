@@ -242,3 +242,11 @@ func (p *Policy) checkDelay(parent *Policy) error {
 	}
 	return nil
 }
+
+// Persons are the keys that the policy names, in order of mention and not each
+// once; the zero key for the owner.
+func (p *Policy) Persons() []key.PersonPublic {
+	var out []key.PersonPublic
+	p.walk(func(l *Policy) { out = append(out, l.keys...) })
+	return out
+}

@@ -1,0 +1,296 @@
+package keystore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"keymesh/crypto/key"
+	"keymesh/crypto/share"
+	"keymesh/keystore/custody"
+)
+
+// custodian is the holder's side of a node: it verifies what arrives, drives
+// the steps of holder.go one at a time a secret, and answers only with what is
+// on disk. Steps of different secrets run side by side, so that they share the
+// shelf's group commits. Safe for concurrent use.
+type custodian struct {
+	cfg  Config
+	self key.NodeID
+	log  *slog.Logger
+
+	locks    *locks // one step at a time a secret
+	versions *versionCache
+	states   *stateCache
+	receipts *receiptCache
+	members  memberCache
+	index    *index
+	decoy    []byte // a state record like any other, for the work of denying
+	passing  *passing
+
+	loadOnce sync.Once
+	loaded   chan struct{}
+	loadErr  error // valid once loaded is closed
+}
+
+// newCustodian does no I/O and starts nothing; cfg was checked by [New].
+func newCustodian(cfg Config) *custodian {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	cfg.Limits = cfg.Limits.withDefaults()
+	c := &custodian{
+		cfg: cfg, self: cfg.Node.ID(), log: cfg.Log,
+		locks: newLocks(), versions: newVersionCache(), states: newStateCache(), receipts: newReceiptCache(),
+		index: newIndex(cfg.Limits), passing: newPassing(), loaded: make(chan struct{}),
+	}
+	c.decoy = makeDecoy(cfg.ID)
+	return c
+}
+
+// load builds the index from the shelf. It runs once; later calls wait for the
+// first and return what it returned. A record that the shelf reports as corrupt
+// is left out and its secret answers Failed: it is never taken for empty.
+func (c *custodian) load(ctx context.Context) error {
+	c.loadOnce.Do(func() {
+		defer close(c.loaded)
+		c.loadErr = c.buildIndex(ctx)
+	})
+	<-c.loaded
+	return c.loadErr
+}
+
+func (c *custodian) buildIndex(ctx context.Context) error {
+	bad := 0
+	for _, id := range c.cfg.Shelf.IDs(share.BucketState) {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		b, err := c.cfg.Shelf.Load(statePlace(id))
+		if err == nil {
+			var r stateRecord
+			if err = key.Unmarshal(b, &r); err == nil {
+				c.index.replace(id, summary{}, summaryOf(&r))
+				c.passing.recheck(id)
+				continue
+			}
+		} else if !c.cfg.Shelf.Corrupt(err) && !c.cfg.Shelf.NotFound(err) {
+			return fmt.Errorf("loading what is held: %w", err)
+		}
+		bad++
+	}
+	if bad > 0 {
+		c.log.Error("records of secrets are damaged and not served", "count", bad)
+	}
+	return nil
+}
+
+// run loads the index, then passes certificates on and removes expired rows
+// until ctx ends. It returns after its last goroutine ended.
+func (c *custodian) run(ctx context.Context) error {
+	if err := c.load(ctx); err != nil {
+		return err
+	}
+	var g sync.WaitGroup
+	g.Go(func() { c.sweep(ctx) })
+	c.passOn(ctx)
+	g.Wait()
+	return nil
+}
+
+// errVerb: the verb is none of a custodian's, or not of this version.
+var errVerb = errors.New("unknown verb")
+
+// answer serves one call. from is the node at the other end of the link. An
+// error means that the body could not be read or the caller gave up; whatever
+// the rules say is an answer.
+func (c *custodian) answer(ctx context.Context, from key.NodeID, verb uint64, body []byte) ([]byte, error) {
+	select {
+	case <-c.loaded:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if c.loadErr != nil {
+		return nil, c.loadErr
+	}
+	switch verb {
+	case custody.VerbPrepare:
+		return serve(ctx, c, from, body, c.prepare)
+	case custody.VerbCommit:
+		return serve(ctx, c, from, body, c.commit)
+	case custody.VerbDelete:
+		return serve(ctx, c, from, body, c.delete)
+	case custody.VerbLocate:
+		return serve(ctx, c, from, body, c.locate)
+	case custody.VerbList:
+		return serve(ctx, c, from, body, c.list)
+	case custody.VerbRecover:
+		return serve(ctx, c, from, body, c.recover)
+	case custody.VerbPass:
+		return serve(ctx, c, from, body, c.pass)
+	}
+	return nil, fmt.Errorf("%w %d", errVerb, verb)
+}
+
+// serve decodes the body, calls the handler and encodes its reply.
+func serve[Q any, PQ interface {
+	*Q
+	key.Body
+}](ctx context.Context, _ *custodian, from key.NodeID, body []byte, handle func(context.Context, key.NodeID, PQ) (key.Body, error)) ([]byte, error) {
+	q := PQ(new(Q))
+	if err := key.Unmarshal(body, q); err != nil {
+		return nil, err
+	}
+	reply, err := handle(ctx, from, q)
+	if err != nil {
+		return nil, err
+	}
+	return key.Marshal(reply), nil
+}
+
+// facts are those of this moment.
+func (c *custodian) facts(from key.NodeID) holderFacts {
+	m := c.members.get(c.cfg.Network)
+	return holderFacts{
+		net: c.cfg.ID, self: c.self, now: uint64(time.Now().Unix()),
+		operator: m.operator(from), revoked: m.isRevoked, known: c.known,
+	}
+}
+
+// sign makes the receipt of a promise that is on disk, and remembers it: a
+// certificate brings it back.
+func (c *custodian) sign(p *promise) key.Object {
+	o := share.SignReceipt(c.cfg.Node, c.cfg.ID, p.kind, p.receipt)
+	if p.kind == key.TypePrepared {
+		c.remember(o)
+	}
+	return o
+}
+
+// known reports whether the receipt was verified or made by this node before.
+func (c *custodian) known(o key.Object) bool { return c.receipts.has(o) }
+
+// remember notes that the signature of a receipt is good. Only for receipts
+// that [share.OpenReceipt] accepted in this network or that this node made.
+func (c *custodian) remember(o key.Object) { c.receipts.add(o) }
+
+// openManifest verifies a manifest, once for each.
+func (c *custodian) openManifest(b []byte) (*version, error) {
+	return c.versions.get(b, func() (*version, error) {
+		m, err := share.OpenManifest(c.cfg.ID, b)
+		if err != nil {
+			return nil, err
+		}
+		return newVersion(m), nil
+	})
+}
+
+// readManifest parses a manifest out of this node's own records.
+func (c *custodian) readManifest(b []byte) (*version, error) {
+	return c.versions.get(b, func() (*version, error) { return readVersion(c.cfg.ID, b) })
+}
+
+// state loads what is held of a secret. The caller holds its lock. A secret of
+// which nothing is held has an empty state.
+func (c *custodian) state(id key.Hash) (heldState, error) {
+	if h, ok := c.states.get(id); ok {
+		return h, nil
+	}
+	b, err := c.cfg.Shelf.Load(statePlace(id))
+	switch {
+	case err != nil && c.cfg.Shelf.NotFound(err):
+		return heldState{secretState: &secretState{id: id}}, nil
+	case err != nil:
+		return heldState{}, err
+	}
+	h, err := c.decode(id, b)
+	if err == nil {
+		c.states.put(id, h)
+	}
+	return h, err
+}
+
+// heldState is a state with what the index says of it.
+type heldState struct {
+	*secretState
+	summary summary
+}
+
+func (c *custodian) decode(id key.Hash, b []byte) (heldState, error) {
+	var r stateRecord
+	if err := key.Unmarshal(b, &r); err != nil {
+		return heldState{}, fmt.Errorf("the record of a secret: %w", err)
+	}
+	s, err := stateOf(c.cfg.ID, id, &r, c.readManifest)
+	return heldState{s, summaryOf(&r)}, err
+}
+
+// step runs one step of one secret: it loads the state, makes the step's
+// records durable, and only then signs. The receipt is nil when there is none.
+func (c *custodian) step(ctx context.Context, id key.Hash, f holderFacts, do func(*secretState, holderFacts) stepResult) (stepResult, *custody.State, []byte, error) {
+	release, err := c.locks.take(ctx, id)
+	if err != nil {
+		return stepResult{}, nil, nil, err
+	}
+	defer release()
+	old, err := c.state(id)
+	if err != nil {
+		return c.failed(err), nil, nil, nil
+	}
+	held := c.index.reservation(old.secretState)
+	defer held.release()
+	f.full = func(owner key.PersonPublic, n int64) string { return held.full(f.operator, owner, c.cfg.Shelf, n) }
+	r := do(old.secretState, f)
+	now := old.secretState
+	if r.next != nil {
+		if err := c.apply(ctx, id, old, r); err != nil {
+			return c.failed(err), nil, nil, nil
+		}
+		now = r.next
+	}
+	var there *custody.State
+	if r.outcome == custody.Conflict || r.needPrev {
+		v := now.view(now.rowState(), c.sign)
+		there = &v
+	}
+	if r.sign == nil {
+		return r, there, nil, nil
+	}
+	return r, there, c.sign(r.sign).Encode(), nil
+}
+
+// apply makes the records of a step durable. The caller's patience does not
+// count: a step is on disk or it is not, and a state that may be either is
+// loaded again.
+func (c *custodian) apply(ctx context.Context, id key.Hash, old heldState, r stepResult) error {
+	rec := r.next.record()
+	recs := append(r.writes, share.Record{Place: statePlace(id), Value: key.Marshal(rec)})
+	if err := c.cfg.Shelf.Commit(context.WithoutCancel(ctx), recs...); err != nil {
+		c.states.drop(id)
+		return err
+	}
+	now := heldState{r.next, summaryOf(rec)}
+	c.states.put(id, now)
+	c.index.replace(id, old.summary, now.summary)
+	return nil
+}
+
+// failed is the answer of a store that cannot serve.
+func (c *custodian) failed(err error) stepResult {
+	c.log.Error("the store does not serve", "err", err)
+	return refuse(custody.Failed, "this holder's store does not serve")
+}
+
+// bounded cuts words for a peer.
+func bounded(s string) string {
+	if len(s) > custody.MaxWhy {
+		s = s[:custody.MaxWhy]
+	}
+	for len(s) > 0 && !validTail(s) {
+		s = s[:len(s)-1]
+	}
+	return s
+}

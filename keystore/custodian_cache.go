@@ -1,0 +1,191 @@
+package keystore
+
+import (
+	"crypto/sha256"
+	"sync"
+	"time"
+
+	"keymesh/crypto/key"
+)
+
+// young is a map bounded by age: what was not used while the newer half filled
+// up is forgotten. Not safe for concurrent use.
+type young[K comparable, V any] struct {
+	half     int
+	new, old map[K]V
+}
+
+func newYoung[K comparable, V any](size int) young[K, V] {
+	return young[K, V]{half: size / 2, new: make(map[K]V)}
+}
+
+func (y *young[K, V]) get(k K) (V, bool) {
+	if v, ok := y.new[k]; ok {
+		return v, true
+	}
+	v, ok := y.old[k]
+	if ok {
+		y.put(k, v)
+	}
+	return v, ok
+}
+
+func (y *young[K, V]) put(k K, v V) {
+	if len(y.new) >= y.half {
+		y.old, y.new = y.new, make(map[K]V)
+	}
+	y.new[k] = v
+}
+
+func (y *young[K, V]) drop(k K) {
+	delete(y.new, k)
+	delete(y.old, k)
+}
+
+// Sizes of the caches: about 2 kB a manifest and 4 kB a state that shares its
+// manifests with the first, 40 B a receipt.
+const (
+	maxVersions = 1024
+	maxStates   = 512
+	maxReceipts = 8192
+)
+
+// versionCache keeps verified manifests by the hash of the bytes they came in.
+type versionCache struct {
+	mu sync.Mutex
+	m  young[[32]byte, *version]
+}
+
+func newVersionCache() *versionCache {
+	return &versionCache{m: newYoung[[32]byte, *version](maxVersions)}
+}
+
+func (c *versionCache) get(b []byte, open func() (*version, error)) (*version, error) {
+	h := sha256.Sum256(b)
+	c.mu.Lock()
+	v, ok := c.m.get(h)
+	c.mu.Unlock()
+	if ok {
+		return v, nil
+	}
+	v, err := open()
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.m.put(h, v)
+	return v, nil
+}
+
+// stateCache keeps the states of the secrets last used.
+type stateCache struct {
+	mu sync.Mutex
+	m  young[key.Hash, heldState]
+}
+
+func newStateCache() *stateCache {
+	return &stateCache{m: newYoung[key.Hash, heldState](maxStates)}
+}
+
+func (c *stateCache) get(id key.Hash) (heldState, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.m.get(id)
+}
+
+func (c *stateCache) put(id key.Hash, h heldState) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.m.put(id, h)
+}
+
+func (c *stateCache) drop(id key.Hash) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.m.drop(id)
+}
+
+// receiptCache remembers receipts whose signature is known to be good.
+type receiptCache struct {
+	mu sync.Mutex
+	m  young[[32]byte, struct{}]
+}
+
+func newReceiptCache() *receiptCache {
+	return &receiptCache{m: newYoung[[32]byte, struct{}](maxReceipts)}
+}
+
+// receiptKey covers all of the object: a receipt that differs anywhere is
+// another one.
+func receiptKey(o key.Object) [32]byte {
+	h := sha256.New()
+	h.Write(key.U64(uint64(o.Type)))
+	h.Write(o.Key[:])
+	h.Write(key.U64(uint64(len(o.Sig))))
+	h.Write(o.Sig)
+	h.Write(o.Body)
+	return [32]byte(h.Sum(nil))
+}
+
+func (c *receiptCache) has(o key.Object) bool {
+	k := receiptKey(o)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, ok := c.m.get(k)
+	return ok
+}
+
+func (c *receiptCache) add(o key.Object) {
+	k := receiptKey(o)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.m.put(k, struct{}{})
+}
+
+// rosterAge is how old the view of the roster may be that a step judges by.
+const rosterAge = time.Second
+
+// memberView is what a step needs of the roster.
+type memberView struct {
+	operators map[key.NodeID]string
+	revoked   map[key.NodeID]bool
+	online    map[key.NodeID]bool
+}
+
+// operator is whose quota the node writes in: its own, as its certificate says.
+// Empty when the node is not in the roster.
+func (v *memberView) operator(id key.NodeID) string {
+	op, ok := v.operators[id]
+	if ok && op == "" {
+		return id.String()
+	}
+	return op
+}
+
+func (v *memberView) isRevoked(id key.NodeID) bool { return v.revoked[id] }
+
+// memberCache rebuilds the view when it is old.
+type memberCache struct {
+	mu   sync.Mutex
+	at   time.Time
+	view *memberView
+}
+
+func (c *memberCache) get(n Network) *memberView {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.view != nil && time.Since(c.at) < rosterAge {
+		return c.view
+	}
+	v := &memberView{operators: map[key.NodeID]string{}, revoked: map[key.NodeID]bool{}, online: map[key.NodeID]bool{}}
+	for _, m := range append(n.Members(), n.Self()) {
+		v.operators[m.ID] = m.Operator
+		if m.Revoked {
+			v.revoked[m.ID] = true
+		}
+		v.online[m.ID] = m.Online && !m.Revoked
+	}
+	c.view, c.at = v, time.Now()
+	return v
+}

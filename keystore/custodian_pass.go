@@ -1,0 +1,255 @@
+package keystore
+
+import (
+	"context"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"keymesh/crypto/key"
+	"keymesh/keystore/custody"
+)
+
+// W3: certificates and tombstones are passed on to the other seats and to the
+// seats of what was before, until each has answered. What is still to be passed
+// on is in memory only: after a start everything that is held counts as such,
+// and one question for thousands of secrets settles it.
+
+const (
+	passEvery   = 10 * time.Second
+	passTimeout = 10 * time.Second
+	// passAge is how long the writer itself has, who reaches all seats within
+	// seconds.
+	passAge = 5 * time.Second
+	// recheckRound is how many secrets of before the start are read a round.
+	recheckRound = 2000
+)
+
+// passKey names what is passed on: the latest certificate of a secret, or one
+// of its tombstones.
+type passKey struct {
+	id   key.Hash
+	tomb key.Hash // H(tombstone); zero: the certificate
+}
+
+type passItem struct {
+	hash key.Hash // H(manifest) or H(tombstone)
+	to   []key.NodeID
+	at   time.Time
+}
+
+// passing is what is still to be passed on. Safe for concurrent use.
+type passing struct {
+	mu    sync.Mutex
+	items map[passKey]*passItem
+	again []key.Hash // secrets of before the start, not looked at yet
+}
+
+func newPassing() *passing { return &passing{items: map[passKey]*passItem{}} }
+
+func (p *passing) recheck(id key.Hash) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.again = append(p.again, id)
+}
+
+// add notes the certificate in force, in place of the one before it.
+func (p *passing) add(s *secretState, self key.NodeID) {
+	c := s.current()
+	if c == nil {
+		return
+	}
+	p.put(passKey{id: s.id}, c.Hash, c.targets(self))
+}
+
+// addTombs notes the tombstones that the state has.
+func (p *passing) addTombs(s *secretState) {
+	for _, t := range s.tombs {
+		p.put(passKey{s.id, t.hash}, t.hash, slices.Clone(t.seats))
+	}
+}
+
+func (p *passing) put(k passKey, hash key.Hash, to []key.NodeID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if old := p.items[k]; old != nil && old.hash == hash {
+		return
+	}
+	delete(p.items, k)
+	if len(to) > 0 {
+		p.items[k] = &passItem{hash: hash, to: to, at: time.Now()}
+	}
+}
+
+// answered notes that a node needs no more of it.
+func (p *passing) answered(k passKey, hash key.Hash, node key.NodeID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	it := p.items[k]
+	if it == nil || it.hash != hash {
+		return
+	}
+	if it.to = slices.DeleteFunc(it.to, func(n key.NodeID) bool { return n == node }); len(it.to) == 0 {
+		delete(p.items, k)
+	}
+}
+
+// due groups what is old enough by node; revoked nodes no longer count.
+func (p *passing) due(revoked func(key.NodeID) bool) map[key.NodeID][]passDue {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	out := map[key.NodeID][]passDue{}
+	for k, it := range p.items {
+		if time.Since(it.at) < passAge {
+			continue
+		}
+		it.to = slices.DeleteFunc(it.to, revoked)
+		if len(it.to) == 0 {
+			delete(p.items, k)
+		}
+		for _, n := range it.to {
+			if len(out[n]) < custody.MaxPass {
+				out[n] = append(out[n], passDue{k, it.hash})
+			}
+		}
+	}
+	return out
+}
+
+type passDue struct {
+	passKey
+	hash key.Hash
+}
+
+// takeAgain takes secrets that were here before the start.
+func (p *passing) takeAgain(n int) []key.Hash {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n = min(n, len(p.again))
+	out := p.again[:n]
+	if p.again = p.again[n:]; len(p.again) == 0 {
+		p.again = nil
+	}
+	return out
+}
+
+// passOn runs until ctx ends: one question a round to each node that is up,
+// and the full message for what it has not.
+func (c *custodian) passOn(ctx context.Context) {
+	t := time.NewTimer(0)
+	defer t.Stop()
+	for {
+		t.Reset(passEvery*4/5 + rand.N(passEvery*2/5))
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		c.recheckSome(ctx)
+		m := c.members.get(c.cfg.Network)
+		var g sync.WaitGroup
+		for node, due := range c.passing.due(m.isRevoked) {
+			if m.online[node] {
+				g.Go(func() { c.passTo(ctx, node, due) })
+			}
+		}
+		g.Wait()
+	}
+}
+
+func (c *custodian) recheckSome(ctx context.Context) {
+	for _, id := range c.passing.takeAgain(recheckRound) {
+		s, err := c.peek(ctx, id)
+		if err != nil {
+			continue // damaged: there is nothing to pass on
+		}
+		c.passing.add(s, c.self)
+		c.passing.addTombs(s)
+	}
+}
+
+// peek reads the state between steps.
+func (c *custodian) peek(ctx context.Context, id key.Hash) (*secretState, error) {
+	release, err := c.locks.take(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	h, err := c.state(id)
+	return h.secretState, err
+}
+
+// passTo asks one node what it misses, and sends that.
+func (c *custodian) passTo(ctx context.Context, node key.NodeID, due []passDue) {
+	q := &custody.Pass{Items: make([]custody.PassItem, len(due))}
+	for i, d := range due {
+		q.Items[i] = custody.PassItem{ID: d.id, Hash: d.hash}
+	}
+	var reply custody.PassReply
+	if err := c.call(ctx, node, custody.VerbPass, q, &reply); err != nil {
+		return // asked again next round
+	}
+	missing := make([]bool, len(due))
+	for _, i := range reply.Missing {
+		if int(i) < len(due) {
+			missing[i] = true
+		}
+	}
+	for i, d := range due {
+		if missing[i] && !c.passFull(ctx, node, d) {
+			continue
+		}
+		c.passing.answered(d.passKey, d.hash, node)
+	}
+}
+
+func (c *custodian) call(ctx context.Context, node key.NodeID, verb uint64, q, reply key.Body) error {
+	ctx, cancel := context.WithTimeout(ctx, passTimeout)
+	defer cancel()
+	b, err := c.cfg.Network.Call(ctx, node, verb, key.Marshal(q))
+	if err != nil {
+		return err
+	}
+	return key.Unmarshal(b, reply)
+}
+
+// passFull sends a COMMIT or DELETE and reports whether the node answered, or
+// there is nothing to send any more.
+func (c *custodian) passFull(ctx context.Context, node key.NodeID, d passDue) bool {
+	s, err := c.peek(ctx, d.id)
+	if err != nil {
+		return false
+	}
+	if !d.tomb.IsZero() {
+		i := slices.IndexFunc(s.tombs, func(t *tomb) bool { return t.hash == d.tomb })
+		if i < 0 {
+			return true // a later one covers it and is passed on itself
+		}
+		t := s.tombs[i]
+		q := &custody.Delete{Tombstone: t.object, Request: t.request, Approvals: t.approvals}
+		if t.object == nil {
+			q.Tombstone = t.body
+		}
+		var reply custody.DeleteReply
+		return c.call(ctx, node, custody.VerbDelete, q, &reply) == nil && reply.Outcome != custody.Failed
+	}
+	e := s.current()
+	if e == nil || e.Hash != d.hash {
+		return true
+	}
+	q := &custody.Commit{Manifest: e.Bytes(), Cert: e.cert, Before: bytesOf(e.before)}
+	var reply custody.CommitReply
+	return c.call(ctx, node, custody.VerbCommit, q, &reply) == nil && reply.Outcome != custody.Failed
+}
+
+// pass serves PASS.
+func (c *custodian) pass(_ context.Context, _ key.NodeID, q *custody.Pass) (key.Body, error) {
+	reply := &custody.PassReply{}
+	for i, it := range q.Items[:min(len(q.Items), custody.MaxPass)] {
+		if !c.index.has(it.ID, it.Hash) {
+			reply.Missing = append(reply.Missing, uint32(i))
+		}
+	}
+	return reply, nil
+}

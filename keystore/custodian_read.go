@@ -1,0 +1,195 @@
+package keystore
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"keymesh/crypto/key"
+	"keymesh/crypto/seal"
+	"keymesh/crypto/share"
+	"keymesh/keystore/custody"
+)
+
+// makeDecoy is the record of a secret that nobody has: refusing an unknown id
+// costs what refusing a stranger costs.
+func makeDecoy(net key.NetworkID) []byte {
+	owner := key.GeneratePerson()
+	defer owner.Erase()
+	m := share.Manifest{Owner: owner.Public(), Gen: 1, Suite: share.SuiteShamir, K: 2, W: 2, Length: 1, Policy: []byte{0xa1, 0, 1}}
+	m.Salt = key.T("keymesh/v1/salt", m.Owner[:])
+	m.ID = share.ID(m.Owner, m.Salt)
+	for x := range uint8(3) {
+		m.Seats = append(m.Seats, share.Seat{X: x + 1, Node: key.NodeID{x + 1}})
+	}
+	signed, err := share.SignManifest(owner, net, m)
+	if err != nil {
+		panic("keystore: " + err.Error()) // a constant manifest
+	}
+	s := &secretState{id: m.ID, owner: m.Owner, committed: &stored{version: newVersion(signed), x: 1, row: true}}
+	return key.Marshal(s.record())
+}
+
+// deny does the work of reading and judging a secret once more, so that the
+// time does not tell whether there is one.
+func (c *custodian) deny(p key.PersonPublic) {
+	var r stateRecord
+	if key.Unmarshal(c.decoy, &r) != nil || len(r.Committed) == 0 {
+		return
+	}
+	if v, err := readVersion(c.cfg.ID, r.Committed[0].Manifest); err == nil {
+		v.isParty(p)
+	}
+}
+
+// visible loads the state if the person may know of it; nil: denied.
+func (c *custodian) visible(ctx context.Context, id key.Hash, p key.PersonPublic) (*secretState, error) {
+	release, err := c.locks.take(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	h, err := c.state(id)
+	release()
+	if err != nil {
+		return nil, err // damage is told to all: taking it for "nothing here" loses writes
+	}
+	if !h.isParty(p) {
+		c.deny(p)
+		return nil, nil
+	}
+	return h.secretState, nil
+}
+
+// locate serves LOCATE.
+func (c *custodian) locate(ctx context.Context, _ key.NodeID, q *custody.Locate) (key.Body, error) {
+	query, err := share.OpenQuery(c.cfg.ID, q.Query, c.self, uint64(time.Now().Unix()))
+	if err != nil {
+		return &custody.LocateReply{Outcome: custody.Refused}, nil
+	}
+	s, err := c.visible(ctx, q.ID, query.Person)
+	switch {
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case err != nil:
+		c.failed(err)
+		return &custody.LocateReply{Outcome: custody.Failed}, nil
+	case s == nil:
+		return &custody.LocateReply{Outcome: custody.Denied}, nil
+	}
+	row := s.rowState()
+	if row == custody.RowGood {
+		if _, err := c.loadRow(s.current()); err != nil {
+			row = custody.RowBad
+		}
+	}
+	return &custody.LocateReply{Outcome: custody.OK, State: s.view(row, c.sign)}, nil
+}
+
+// list serves LIST.
+func (c *custodian) list(ctx context.Context, _ key.NodeID, q *custody.List) (key.Body, error) {
+	query, err := share.OpenQuery(c.cfg.ID, q.Query, c.self, uint64(time.Now().Unix()))
+	if err != nil || q.Limit < 1 || q.Limit > custody.MaxList {
+		return &custody.ListReply{Outcome: custody.Refused}, nil
+	}
+	ids, more := c.index.page(q.Owner, query.Person, q.Cursor, int(q.Limit))
+	if ids == nil && query.Person != q.Owner {
+		c.deny(query.Person)
+		return &custody.ListReply{Outcome: custody.Denied}, nil
+	}
+	reply := &custody.ListReply{Outcome: custody.OK, More: more}
+	size := 0
+	for i, id := range ids {
+		s, err := c.visible(ctx, id, query.Person)
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		reply.Next = id
+		if err != nil || s == nil {
+			continue // damaged, or changed since the page was made
+		}
+		item := s.brief(s.rowState())
+		reply.Items = append(reply.Items, item)
+		for _, b := range append([][]byte{item.Manifest, item.Cert, item.Tombstone}, item.Before...) {
+			size += len(b)
+		}
+		if size > maxListBytes {
+			reply.More = reply.More || i+1 < len(ids)
+			break
+		}
+	}
+	return reply, nil
+}
+
+// maxListBytes keeps a page well below a frame.
+const maxListBytes = 512 << 10
+
+var errRow = errors.New("the row is not the one of the manifest")
+
+// loadRow reads and checks the row of a version.
+func (c *custodian) loadRow(e *stored) ([]byte, error) {
+	row, err := c.cfg.Shelf.Load(rowPlace(e))
+	if err != nil {
+		return nil, err
+	}
+	if seat := e.SeatOf(c.self); seat == nil || seat.X != e.x || !e.CheckRow(*seat, row) {
+		clear(row)
+		return nil, errRow
+	}
+	return row, nil
+}
+
+// recover serves RECOVER: this holder decides alone.
+func (c *custodian) recover(ctx context.Context, from key.NodeID, q *custody.Recover) (key.Body, error) {
+	consent, err := c.openConsent(q.Request, q.Approvals)
+	if err == nil && (consent.Verb != share.VerbRecover || seal.CheckPublic(consent.Ephemeral) != nil) {
+		err = share.ErrRequest
+	}
+	if err != nil {
+		return &custody.RecoverReply{Outcome: custody.Refused, Why: bounded(err.Error())}, nil
+	}
+	s, err := c.visible(ctx, consent.ID, consent.Person)
+	switch {
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case err != nil:
+		c.failed(err)
+		return &custody.RecoverReply{Outcome: custody.Failed}, nil
+	case s == nil:
+		return &custody.RecoverReply{Outcome: custody.Denied}, nil
+	}
+	e, outcome, why := s.release(c.facts(from), consent)
+	reply := &custody.RecoverReply{Outcome: outcome, Why: bounded(why)}
+	if cur := s.current(); cur == nil || cur.Hash != q.Known {
+		reply.State = s.brief(s.rowState())
+	}
+	if outcome != custody.OK {
+		return reply, nil
+	}
+	if err := c.give(reply, e, consent, q.Payload); err != nil {
+		c.log.Error("a row cannot be released", "err", err)
+		return &custody.RecoverReply{Outcome: custody.Failed, Why: "the row is damaged here", State: reply.State}, nil
+	}
+	return reply, nil
+}
+
+// give puts the row, sealed to the key inside the request, the signed release
+// and, when asked for, the payload into the reply.
+func (c *custodian) give(reply *custody.RecoverReply, e *stored, r *consent, payload bool) error {
+	row, err := c.loadRow(e)
+	if err != nil {
+		return err
+	}
+	defer clear(row)
+	info := seal.Info(seal.PurposeRelease, e.Hash, e.x, e.epoch, c.self, r.Hash)
+	if reply.Box, err = seal.To(r.Ephemeral, info, row); err != nil {
+		return err
+	}
+	if payload {
+		if reply.Payload, err = c.cfg.Shelf.Load(payloadPlace(e)); err != nil {
+			return err
+		}
+	}
+	release := share.Release{Request: r.Hash, Manifest: e.Hash, Epoch: e.epoch, X: e.x}
+	reply.Release = share.SignRelease(c.cfg.Node, c.cfg.ID, release).Encode()
+	return nil
+}

@@ -1,0 +1,230 @@
+package keystore
+
+import (
+	"context"
+	"fmt"
+	"time"
+	"unicode/utf8"
+
+	"keymesh/crypto/key"
+	"keymesh/crypto/share"
+	"keymesh/keystore/custody"
+)
+
+func validTail(s string) bool {
+	r, n := utf8.DecodeLastRuneInString(s)
+	return r != utf8.RuneError || n > 1
+}
+
+// prepare serves PREPARE.
+func (c *custodian) prepare(ctx context.Context, from key.NodeID, q *custody.Prepare) (key.Body, error) {
+	p, err := c.openPrepare(q)
+	if err != nil {
+		return &custody.PrepareReply{Outcome: custody.Refused, Why: bounded(err.Error())}, nil
+	}
+	f := c.facts(from)
+	if f.operator == "" {
+		return &custody.PrepareReply{Outcome: custody.Refused, Why: "the sending node is not in the roster"}, nil
+	}
+	r, there, receipt, err := c.step(ctx, p.m.ID, f, func(s *secretState, f holderFacts) stepResult { return s.prepare(f, p) })
+	if err != nil {
+		return nil, err
+	}
+	reply := &custody.PrepareReply{Outcome: r.outcome, Receipt: receipt, Why: bounded(r.why), NeedPrev: r.needPrev}
+	if there != nil {
+		reply.There = *there
+	}
+	if r.next != nil && p.prev != nil {
+		c.passing.add(r.next, c.self) // a certificate was brought along
+	}
+	if r.next != nil && p.tomb != nil {
+		c.passing.addTombs(r.next)
+	}
+	return reply, nil
+}
+
+// openPrepare verifies what a PREPARE brings, each signature once.
+func (c *custodian) openPrepare(q *custody.Prepare) (prepareMsg, error) {
+	m, err := c.openManifest(q.Manifest)
+	if err != nil {
+		return prepareMsg{}, fmt.Errorf("the manifest: %w", err)
+	}
+	p := prepareMsg{m: m, row: q.Row, payload: q.Payload}
+	if len(q.Prev) != 0 {
+		if p.prev, err = c.openCertificate(q.Prev, q.PrevCert, append([][]byte{q.PrevPrev}, q.PrevForced...)); err != nil {
+			return p, fmt.Errorf("the generation before: %w", err)
+		}
+	}
+	if len(q.Tombstone) != 0 {
+		if p.tomb, err = c.openTomb(q.Tombstone); err != nil {
+			return p, fmt.Errorf("the tombstone: %w", err)
+		}
+	}
+	if len(q.Request) != 0 {
+		if p.consent, err = c.openConsent(q.Request, q.Approvals); err != nil {
+			return p, fmt.Errorf("the request: %w", err)
+		}
+	}
+	return p, nil
+}
+
+// openCertificate verifies the manifests and parses the certificate, which the
+// step verifies if it needs it.
+func (c *custodian) openCertificate(m, cert []byte, before [][]byte) (*certificate, error) {
+	of, err := c.openManifest(m)
+	if err != nil {
+		return nil, err
+	}
+	out := &certificate{of: of, bytes: cert}
+	if len(cert) != 0 {
+		if out.cert, err = share.DecodeCert(cert); err != nil {
+			return nil, err
+		}
+	}
+	if len(before) > 1+share.MaxForce {
+		return nil, fmt.Errorf("%w: too many manifests before it", share.ErrCertificate)
+	}
+	for _, b := range before {
+		if len(b) == 0 {
+			continue
+		}
+		v, err := c.openManifest(b)
+		if err != nil {
+			return nil, err
+		}
+		out.before = append(out.before, v)
+	}
+	return out, nil
+}
+
+// openTomb verifies a tombstone that the owner signed.
+func (c *custodian) openTomb(b []byte) (*tomb, error) {
+	if _, _, err := share.OpenTombstone(c.cfg.ID, b); err != nil {
+		return nil, err
+	}
+	o, err := key.DecodeObject(b)
+	if err != nil {
+		return nil, err
+	}
+	t, err := newTomb(c.cfg.ID, o.Body)
+	if err != nil {
+		return nil, err
+	}
+	t.object = b
+	return t, nil
+}
+
+// openConsent verifies a request and the approvals over it. Approvals of
+// something else are passed over; an approver who vetoes or signs twice with
+// different verdicts has not approved.
+func (c *custodian) openConsent(request []byte, approvals [][]byte) (*consent, error) {
+	now := uint64(time.Now().Unix())
+	r, err := share.OpenRequest(c.cfg.ID, request, now)
+	if err != nil {
+		return nil, err
+	}
+	if len(approvals) > maxApprovals {
+		return nil, fmt.Errorf("%w: %d approvals", share.ErrRequest, len(approvals))
+	}
+	out := &consent{SignedRequest: r, raw: request, approvals: approvals}
+	verdicts := map[key.PersonPublic]uint8{}
+	for _, b := range approvals {
+		a, err := share.OpenApproval(c.cfg.ID, b, now)
+		if err != nil || a.Subject != r.Hash {
+			continue
+		}
+		verdicts[a.Person] = max(verdicts[a.Person], a.Verdict) // a veto is the higher
+	}
+	for p, v := range verdicts {
+		if v == share.VerdictApprove {
+			out.approvers = append(out.approvers, p)
+		}
+	}
+	return out, nil
+}
+
+// maxApprovals is one for each node that a policy can have.
+const maxApprovals = 64
+
+// commit serves COMMIT.
+func (c *custodian) commit(ctx context.Context, from key.NodeID, q *custody.Commit) (key.Body, error) {
+	cert, err := c.openCertificate(q.Manifest, q.Cert, q.Before)
+	if err != nil {
+		return &custody.CommitReply{Outcome: custody.Refused, Why: bounded(err.Error())}, nil
+	}
+	r, there, receipt, err := c.step(ctx, cert.of.ID, c.facts(from), func(s *secretState, f holderFacts) stepResult {
+		return s.commit(f, commitMsg{*cert})
+	})
+	if err != nil {
+		return nil, err
+	}
+	reply := &custody.CommitReply{Outcome: r.outcome, Receipt: receipt, Why: bounded(r.why), PrevGone: r.prevGone}
+	if there != nil {
+		reply.There = *there
+	}
+	if r.next != nil {
+		c.passing.add(r.next, c.self)
+	}
+	return reply, nil
+}
+
+// delete serves DELETE.
+func (c *custodian) delete(ctx context.Context, from key.NodeID, q *custody.Delete) (key.Body, error) {
+	d, err := c.openDelete(q)
+	if err != nil {
+		return &custody.DeleteReply{Outcome: custody.Refused, Why: bounded(err.Error())}, nil
+	}
+	r, _, receipt, err := c.step(ctx, d.tomb.ID, c.facts(from), func(s *secretState, f holderFacts) stepResult { return s.delete(f, d) })
+	if err != nil {
+		return nil, err
+	}
+	if r.next != nil {
+		c.passing.addTombs(r.next)
+	}
+	return &custody.DeleteReply{Outcome: r.outcome, Receipt: receipt, Why: bounded(r.why)}, nil
+}
+
+// openDelete verifies a tombstone that the owner signed, or a request that may
+// authorise one.
+func (c *custodian) openDelete(q *custody.Delete) (deleteMsg, error) {
+	if len(q.Request) == 0 {
+		t, err := c.openTomb(q.Tombstone)
+		return deleteMsg{tomb: t}, err
+	}
+	t, err := newTomb(c.cfg.ID, q.Tombstone)
+	if err != nil {
+		return deleteMsg{}, err
+	}
+	consent, err := c.openConsent(q.Request, q.Approvals)
+	if err != nil {
+		return deleteMsg{}, err
+	}
+	t.body, t.request, t.approvals = q.Tombstone, q.Request, q.Approvals
+	return deleteMsg{tomb: t, consent: consent}, nil
+}
+
+// sweepEvery is how often expired rows are looked for; the first time is one
+// period after the start.
+const sweepEvery = 10 * time.Minute
+
+// sweep removes the rows of expired versions.
+func (c *custodian) sweep(ctx context.Context) {
+	t := time.NewTicker(sweepEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		f := c.facts(c.self)
+		for _, id := range c.index.expired(f.now - min(f.now, graceAfterExpiry)) {
+			if ctx.Err() != nil {
+				return
+			}
+			if _, _, _, err := c.step(ctx, id, f, (*secretState).expire); err != nil {
+				return
+			}
+		}
+	}
+}
