@@ -82,7 +82,28 @@ func (a *app) run(ctx context.Context, args []string) int {
 	if ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, errInterrupted)) {
 		err = interruption(err)
 	}
+	if wantsJSON(args) {
+		a.opts.output = "json"
+	}
 	return a.report(err, completing)
+}
+
+// wantsJSON finds -o json where the flags were not parsed, so that their own
+// errors come in the form that was asked for.
+func wantsJSON(args []string) bool {
+	for i, arg := range args {
+		switch arg {
+		case "--":
+			return false
+		case "-ojson", "-o=json", "--output=json":
+			return true
+		case "-o", "--output":
+			if i+1 < len(args) && args[i+1] == "json" {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // isCompletion reports whether a shell asks for completions; nobody reads an

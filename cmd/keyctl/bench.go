@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math"
 	"strings"
@@ -198,7 +197,3 @@ func (l *load) ask(ctx context.Context, node *client.Client) (apitype.Status, er
 	defer cancel()
 	return node.Status(ctx)
 }
-
-// errWrong is a recovery that gave other bytes than were stored. It cannot
-// happen; bench looks because it would be the worst of all bugs.
-var errWrong = errors.New("the recovered bytes differ from those stored")

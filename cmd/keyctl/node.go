@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"strconv"
 	"strings"
@@ -101,12 +100,6 @@ func parseSpan(s string) (time.Duration, error) {
 		return 0, fmt.Errorf("%q is no length of time of whole seconds, such as 90s, 12h or 30d", s)
 	}
 	return d, nil
-}
-
-// exists reports whether a path is there; an error is answered as no.
-func exists(path string) bool {
-	_, err := os.Stat(path)
-	return !errors.Is(err, fs.ErrNotExist)
 }
 
 // quoted quotes a name for a sentence.

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"keymesh/api/apitype"
@@ -43,6 +44,11 @@ func (a *app) askSecret(ctx context.Context, what string) ([]byte, error) {
 	if !ok || !term.IsTerminal(int(tty.Fd())) {
 		return nil, usage("there is no terminal to ask on", "pipe the value in, or pass --from FILE")
 	}
+	show, err := hideInput(int(tty.Fd()))
+	if err != nil {
+		return nil, local("cannot read from the terminal", err, "pipe the value in, or pass --from FILE")
+	}
+	defer show()
 	first, err := a.readHidden(ctx, tty, what+": ")
 	if err != nil {
 		return nil, err
@@ -62,23 +68,34 @@ func (a *app) askSecret(ctx context.Context, what string) ([]byte, error) {
 	return nil, err
 }
 
-// readHidden reads one line without echo. When ctx ends first, the terminal
-// gets its echo back.
-func (a *app) readHidden(ctx context.Context, tty *os.File, prompt string) ([]byte, error) {
-	fd := int(tty.Fd())
+// hideInput turns off the echo of a terminal until show is called. It is done
+// before the first prompt appears: what is typed at once must not show either.
+func hideInput(fd int) (show func(), err error) {
 	before, err := term.GetState(fd)
 	if err != nil {
-		return nil, local("cannot read from the terminal", err, "pipe the value in, or pass --from FILE")
+		return nil, err
 	}
+	mode, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+	if err != nil {
+		return nil, err
+	}
+	mode.Lflag &^= unix.ECHO
+	if err := unix.IoctlSetTermios(fd, unix.TCSETS, mode); err != nil {
+		return nil, err
+	}
+	return func() { _ = term.Restore(fd, before) }, nil
+}
+
+// readHidden reads one line of a terminal whose echo is off.
+func (a *app) readHidden(ctx context.Context, tty *os.File, prompt string) ([]byte, error) {
 	fmt.Fprint(a.stderr, prompt)
 	var line []byte
-	err = interruptible(ctx, func() (err error) {
-		line, err = term.ReadPassword(fd)
+	err := interruptible(ctx, func() (err error) {
+		line, err = term.ReadPassword(int(tty.Fd()))
 		return err
 	})
 	fmt.Fprintln(a.stderr)
 	if errors.Is(err, errInterrupted) {
-		_ = term.Restore(fd, before) // the interruption is what is reported
 		return nil, err
 	}
 	if errors.Is(err, io.EOF) {
