@@ -30,6 +30,7 @@ func TestMain(m *testing.M) {
 	if name, arg, ok := strings.Cut(os.Getenv(childEnv), " "); ok {
 		children := map[string]func(string) error{
 			"truncate": childTruncate, "flip": childFlip, "write": childWrite, "limit": childLimit,
+			"fault": childFault, "steps": childSteps,
 		}
 		if err := children[name](arg); err != nil {
 			fmt.Println("FAILED:", err)

@@ -45,8 +45,8 @@ func boltOptions(open func() (*os.File, error)) *bolt.Options {
 // (0700) when it is missing; its parent must exist. When a file of a store is
 // there already it does nothing and returns [ErrExists]. On any error it removes
 // what it made.
-func Create(dir string, k *[32]byte) (err error) {
-	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+func Create(dir string, k *[32]byte) error {
+	if err := makeDir(dir); err != nil {
 		return fmt.Errorf("making the directory of the store: %w", err)
 	}
 	if err := checkDir(dir); err != nil {
@@ -57,35 +57,48 @@ func Create(dir string, k *[32]byte) (err error) {
 			return fmt.Errorf("%w: %s in %s", ErrExists, name, dir)
 		}
 	}
-	var made []string
-	defer func() {
-		for _, name := range made {
-			if err != nil {
-				os.Remove(filepath.Join(dir, name)) // ours, seconds old and without content
-			}
-		}
-	}()
 	var id storeID
 	rand.Read(id[:]) // never fails (crypto/rand)
 	keys := newEpochKeys()
 	defer keys.erase()
-	// STORE comes last: without it the others are no store.
-	steps := []struct {
-		name string
-		make func(path string) error
-	}{
+	return createAll(dir, creation(k, id, keys))
+}
+
+// step makes one file.
+type step struct {
+	name string
+	make func(path string) error
+}
+
+// creation lists the files of a new store. STORE comes last: without it the
+// others are no store.
+func creation(k *[32]byte, id storeID, keys epochKeys) []step {
+	return []step{
 		{keysName, func(path string) error { return writeNew(path, keys.encode(k, id)) }},
 		{dbName, func(path string) error { return createDB(path, k, id) }},
 		{markerName, func(path string) error { return writeNew(path, marker{id, 1}.encode(k)) }},
 	}
-	for _, s := range steps {
-		if err := s.make(filepath.Join(dir, s.name)); err != nil {
-			if !errors.Is(err, fs.ErrExist) {
-				made = append(made, s.name)
+}
+
+// createAll does all steps, or removes what it made.
+func createAll(dir string, steps []step) (err error) {
+	var made []string
+	defer func() {
+		for _, path := range made {
+			if err != nil {
+				os.Remove(path) // ours, a moment old and without content
 			}
+		}
+	}()
+	for _, s := range steps {
+		path := filepath.Join(dir, s.name)
+		err := s.make(path)
+		if !errors.Is(err, fs.ErrExist) {
+			made = append(made, path)
+		}
+		if err != nil {
 			return fmt.Errorf("making %s: %w", s.name, err)
 		}
-		made = append(made, s.name)
 	}
 	return syncDir(dir)
 }
@@ -322,8 +335,7 @@ func (v *verifier) record(e element) error {
 	v.set.add(db.s.term(seq))
 	p, err := db.s.openPlace(seq, e.val)
 	if err != nil {
-		db.bad.add(seq, true)
-		db.log.Error("a record is damaged and its place unknown", "dir", db.dir, "seq", seq)
+		db.report(seq, true, err)
 		return nil
 	}
 	if db.index.find(&p) != 0 {
@@ -332,8 +344,7 @@ func (v *verifier) record(e element) error {
 	db.index.set(p, seq)
 	value, err := db.s.openValue(seq, p, e.val)
 	if err != nil {
-		db.bad.add(seq, false)
-		db.log.Error("a record is damaged", "dir", db.dir, "seq", seq, "bucket", p.Bucket, "id", p.ID, "gen", p.Gen)
+		db.report(seq, false, err)
 		return nil
 	}
 	clear(value)
@@ -364,6 +375,7 @@ func (db *DB) begin() error {
 	}
 	db.head.Next = (db.head.Next/seqStep + 1) * seqStep
 	db.next.Store(db.head.Next)
+	db.head.Epoch, _ = db.s.keys.current()
 	if _, err := db.transact(nil); err != nil {
 		return err
 	}
@@ -387,7 +399,9 @@ func (db *DB) release() error {
 	case db.bolt != nil && !db.wedged:
 		err = db.bolt.Close()
 	case db.file != nil:
-		err = db.file.Close() // lets go of the lock; the mapping stays until the process ends
+		// After a panic of bbolt the mapping stays until the process ends, and
+		// would keep the lock.
+		err = errors.Join(unix.Flock(int(db.file.Fd()), unix.LOCK_UN), db.file.Close())
 	}
 	clear(db.k[:])
 	return err

@@ -92,11 +92,12 @@ type badSet struct {
 	unplaced atomic.Int64
 }
 
-func (s *badSet) add(seq uint64, unplaced bool) (isNew bool) {
+// add returns how many damaged records there are and whether seq is a new one.
+func (s *badSet) add(seq uint64, unplaced bool) (n int, isNew bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, ok := s.seqs[seq]; ok {
-		return false
+		return len(s.seqs), false
 	}
 	if s.seqs == nil {
 		s.seqs = map[uint64]bool{}
@@ -105,7 +106,7 @@ func (s *badSet) add(seq uint64, unplaced bool) (isNew bool) {
 	if unplaced {
 		s.unplaced.Add(1)
 	}
-	return true
+	return len(s.seqs), true
 }
 
 // drop forgets a record that was replaced or deleted.
@@ -207,10 +208,23 @@ func (db *DB) readFailed(seq uint64, cause error) error {
 	if err := db.Err(); err != nil {
 		return err
 	}
-	if db.bad.add(seq, false) {
-		db.log.Error("a record is damaged", "dir", db.dir, "seq", seq, "err", cause)
-	}
+	db.report(seq, false, cause)
 	return ErrCorrupt
+}
+
+// maxReports is how many damaged records get a line each in the log.
+const maxReports = 20
+
+// report counts a damaged record and logs it, the first time it is seen.
+func (db *DB) report(seq uint64, unplaced bool, cause error) {
+	n, isNew := db.bad.add(seq, unplaced)
+	switch {
+	case !isNew || n > maxReports:
+	case n == maxReports:
+		db.log.Error("records are damaged; further ones are only counted", "dir", db.dir, "count", n)
+	default:
+		db.log.Error("a record is damaged", "dir", db.dir, "seq", seq, "unplaced", unplaced, "err", cause)
+	}
 }
 
 // Places returns the places of one id in a bucket, in no order, damaged records
