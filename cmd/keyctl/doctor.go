@@ -129,9 +129,27 @@ func (a *app) examine(ctx context.Context) []check {
 		return append(out, bad(apitype.ExitCode(err), "node", doctorHint(err), "%s", f))
 	}
 	out = append(out, good("node", "%s answers, version %s", dash(st.Node.Name), st.Version))
-	out = append(out, checkReady(ctx, node), checkStore(st), checkMesh(st), checkCertificate(st))
-	out = append(out, checkIssuers(ctx, node), checkSecrets(st))
-	return append(out, nodeWarnings(st)...)
+	out = append(out, checkReady(ctx, node), checkMesh(st), checkSecrets(st))
+	if len(st.Checks) == 0 {
+		out = append(out, checkStore(st), checkCertificate(st), checkIssuers(ctx, node))
+		return append(out, nodeWarnings(st)...)
+	}
+	for _, c := range st.Checks {
+		out = append(out, nodeCheck(c))
+	}
+	return out
+}
+
+// nodeCheck is one of the node's own findings: its clock, its certificate, how
+// its keys are unlocked, what a core dump would hold.
+func nodeCheck(c apitype.Check) check {
+	switch c.Level {
+	case apitype.LevelOK:
+		return good(c.Name, "%s", c.Text)
+	case apitype.LevelBad:
+		return bad(apitype.ExitNode, c.Name, c.Fix, "%s", c.Text)
+	}
+	return warn(c.Name, c.Fix, "%s", c.Text)
 }
 
 // hintOf is the hint of an error of this package.
@@ -281,8 +299,7 @@ func checkSecrets(st apitype.Status) check {
 	return good("secrets", "all %d recoverable with one more holder gone", st.Secrets.Total)
 }
 
-// nodeWarnings are the node's own findings: its clock, how it is unlocked, what
-// a core dump would hold.
+// nodeWarnings are the findings of a node that gives them only as sentences.
 func nodeWarnings(st apitype.Status) []check {
 	if len(st.Warnings) == 0 {
 		return []check{good("self-check", "the node has no warnings about its clock, keys or process")}

@@ -78,16 +78,22 @@ func apiError(what, verb string, err error) error {
 	if errors.As(err, &p) {
 		f.problem = p
 		f.why = printable(p.Error())
-		f.hint = printable(p.Hint)
 		f.details = problemLines(p)
 	}
+	f.hint = hintFor(f, verb)
 	if errors.Is(err, fs.ErrPermission) {
 		f.hint = "run keyctl as the user who runs the node; keyctl doctor shows who that is"
 	}
-	if f.hint == "" {
-		f.hint = hintFor(f, verb)
+	if p != nil && p.Hint != "" && !repeats(f.exit) {
+		f.hint = printable(p.Hint) + "; " + f.hint
 	}
 	return f
+}
+
+// repeats reports whether the hint here is all that the node could advise: the
+// same command once more, or with what is there now.
+func repeats(exit int) bool {
+	return exit == apitype.ExitInDoubt || exit == apitype.ExitTimeout || exit == apitype.ExitConflict
 }
 
 // problemLines names the holders of a problem, one a line, and a fork's
@@ -110,7 +116,7 @@ func problemLines(p *apitype.Problem) []string {
 	return out
 }
 
-// hintFor is the next command after an exit code that the node gave no hint for.
+// hintFor is the next command after an exit code.
 func hintFor(f *failure, verb string) string {
 	switch f.exit {
 	case apitype.ExitNotFound:
@@ -133,6 +139,9 @@ func hintFor(f *failure, verb string) string {
 	case apitype.ExitStorage:
 		return "free disk space at the holders; keyctl doctor checks this node"
 	case apitype.ExitInDoubt:
+		if strings.HasPrefix(verb, "keyctl rm") {
+			return "those that miss it are told when they return; a retry asks again: " + verb
+		}
 		return "a retry continues it: " + verb
 	case apitype.ExitLocal:
 		return verb + " --help"

@@ -260,6 +260,8 @@ func (f *fakeNode) bendStatus(ts *testscript.TestScript, args []string) {
 			before(st)
 		}
 		switch what {
+		case "check": // check NAME LEVEL TEXT...
+			st.Checks = append(st.Checks, apitype.Check{Name: args[1], Level: args[2], Text: strings.Join(args[3:], " "), Fix: "mend " + args[1]})
 		case "warning":
 			st.Warnings = append(st.Warnings, text)
 		case "health":
