@@ -3,7 +3,9 @@ package keystore
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"keymesh/crypto/key"
@@ -36,6 +38,10 @@ const (
 	DefaultTimeout = 30 * time.Second
 )
 
+// maxAnswer is the longest answer of a holder that is looked at, in bytes: the
+// frame of a link (protocol.md section 4).
+const maxAnswer = 5 << 18
+
 func (l Limits) withDefaults() Limits {
 	if l.Secrets == 0 {
 		l.Secrets = DefaultSecrets
@@ -49,8 +55,23 @@ func (l Limits) withDefaults() Limits {
 // Store is one node's part in keeping secrets: dealer, reader and custodian.
 // Safe for concurrent use.
 type Store struct {
-	cfg Config
-	log *slog.Logger
+	cfg  Config
+	log  *slog.Logger
+	self key.NodeID
+	cust *custodian
+
+	// life ends with Run. Calls that a put leaves behind hang on it, and Run
+	// waits for them.
+	life  context.Context
+	end   context.CancelFunc
+	calls sync.WaitGroup
+
+	locks   *locks
+	known   *memory
+	queries *queries
+	pace    *pace
+	finish  *finisher
+	counts  *summaries
 }
 
 // New checks the configuration. It loads nothing and starts nothing; call
@@ -68,58 +89,162 @@ func New(cfg Config) (*Store, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Store{cfg: cfg, log: cfg.Log}, nil
+	s := &Store{
+		cfg: cfg, log: cfg.Log, self: cfg.Node.ID(), cust: newCustodian(cfg),
+		locks: newLocks(), known: newMemory(), queries: newQueries(), pace: newPace(), counts: newSummaries(),
+	}
+	s.life, s.end = context.WithCancel(context.Background())
+	s.finish = newFinisher(s)
+	return s, nil
 }
 
-var errNotYet = errors.New("keystore: not available in this build")
+// Run does the work that outlives a call: it goes on with what the journal
+// says is unfinished, with puts that were answered before all n seats had
+// committed, and with the custodian's own work. It returns after the last
+// goroutine of the Store ended: nil once ctx ends, else the error that stopped
+// the custodian. Run is called once.
+func (s *Store) Run(ctx context.Context) error {
+	defer s.calls.Wait()
+	defer s.end()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop := context.AfterFunc(ctx, s.end)
+	defer stop()
+	var background sync.WaitGroup
+	defer background.Wait()
+	defer cancel()
+	background.Go(func() { s.finish.run(ctx) })
+	if err := s.cust.run(ctx); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("custodian: %w", err)
+	}
+	<-ctx.Done()
+	return nil
+}
 
-// Run does the work that outlives a call until ctx ends.
-func (s *Store) Run(ctx context.Context) error { <-ctx.Done(); return nil }
-
-// Answer serves one call of another node; a mesh handler by shape.
+// Answer serves one call of another node; a mesh handler by shape. A refusal
+// is an answer; an error means that there is none.
 func (s *Store) Answer(ctx context.Context, from key.NodeID, verb uint64, body []byte) ([]byte, error) {
-	return nil, errNotYet
+	return s.cust.answer(ctx, from, verb, body)
 }
 
-// Put stores value under name.
-func (s *Store) Put(ctx context.Context, p Person, name string, value []byte, o PutOptions) (PutResult, error) {
-	return PutResult{}, errNotYet
-}
-
-// Plan says where Put would place a secret of size bytes.
-func (s *Store) Plan(ctx context.Context, p Person, name string, size int, o PutOptions) (PutResult, error) {
-	return PutResult{}, errNotYet
-}
-
-// Recover returns the value stored under name.
-func (s *Store) Recover(ctx context.Context, p Person, name string, o RecoverOptions) (Recovered, error) {
-	return Recovered{}, errNotYet
-}
-
-// Delete deletes a secret or one generation of it.
-func (s *Store) Delete(ctx context.Context, p Person, name string, o DeleteOptions) (DeleteResult, error) {
-	return DeleteResult{}, errNotYet
-}
-
-// List returns a page of the person's secrets in order of name.
-func (s *Store) List(ctx context.Context, p Person, o ListOptions) (Page, error) {
-	return Page{}, errNotYet
-}
-
-// Info returns everything known of a secret but its value.
-func (s *Store) Info(ctx context.Context, p Person, name string) (Info, error) {
-	return Info{}, errNotYet
-}
-
-// Summary counts the person's secrets, those that one more loss would put
-// below their threshold, and those below it.
-func (s *Store) Summary(ctx context.Context, p Person) (secrets, atRisk, below int, err error) {
-	return 0, 0, 0, errNotYet
-}
-
-// Accepting reports whether this node takes new seats.
+// Accepting reports whether this node takes new seats: what the mesh tells its
+// peers as the standing offer.
 func (s *Store) Accepting() bool { return s.cfg.Shelf.Room(0) == nil }
 
-// CheckName refuses what is no name of a secret with an error that wraps
-// [ErrInput].
-func CheckName(name string) error { return errNotYet }
+// spawn starts a goroutine that may outlive the call that needs it. It ends
+// with Run, or by its own deadline.
+func (s *Store) spawn(f func()) {
+	s.calls.Add(1)
+	go func() {
+		defer s.calls.Done()
+		f()
+	}()
+}
+
+// roster is who is there at the moment, this node included.
+type roster map[key.NodeID]Member
+
+func (s *Store) roster() roster {
+	members := s.cfg.Network.Members()
+	out := make(roster, len(members)+1)
+	for _, m := range members {
+		out[m.ID] = m
+	}
+	self := s.cfg.Network.Self()
+	self.ID, self.Online, self.Accepting = s.self, true, s.Accepting()
+	out[s.self] = self
+	return out
+}
+
+// name is what the roster calls the node, or its short id.
+func (r roster) name(id key.NodeID) string {
+	if m, ok := r[id]; ok && m.Name != "" {
+		return m.Name
+	}
+	return id.Short()
+}
+
+// seat starts a SeatState with what the roster knows.
+func (r roster) seat(id key.NodeID, x uint8, state, why string) SeatState {
+	m := r[id]
+	return SeatState{Node: id, Name: r.name(id), Operator: m.Operator, Zone: m.Zone, X: x, State: state, Why: why}
+}
+
+// revoked returns the test that certificates are verified with.
+func (s *Store) revoked() func(key.NodeID) bool {
+	gone := make(map[key.NodeID]bool)
+	for _, m := range s.cfg.Network.Members() {
+		if m.Revoked {
+			gone[m.ID] = true
+		}
+	}
+	return func(id key.NodeID) bool { return gone[id] }
+}
+
+// errOffline: the roster says that there is no link; nobody was called.
+var errOffline = errors.New("not reachable")
+
+// call sends one request to a node, which may be this one, and reads the
+// answer into reply. A node that is slow for one call is asked later next time.
+func (s *Store) call(ctx context.Context, to key.NodeID, verb uint64, body []byte, reply key.Body) error {
+	start := time.Now()
+	var out []byte
+	var err error
+	if to == s.self {
+		out, err = s.cust.answer(ctx, s.self, verb, body)
+	} else {
+		out, err = s.cfg.Network.Call(ctx, to, verb, body)
+	}
+	if to != s.self {
+		s.pace.took(ctx, to, time.Since(start), err)
+	}
+	if err != nil {
+		return err
+	}
+	if len(out) > maxAnswer {
+		return fmt.Errorf("%w: an answer of %d bytes", errAnswer, len(out))
+	}
+	if err := key.Unmarshal(out, reply); err != nil {
+		return fmt.Errorf("%w: %w", errAnswer, err)
+	}
+	return nil
+}
+
+// callWithin is call with a deadline of its own.
+func (s *Store) callWithin(ctx context.Context, d time.Duration, to key.NodeID, verb uint64, body []byte, reply key.Body) error {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	return s.call(ctx, to, verb, body, reply)
+}
+
+// reason says in bounded words why a call failed.
+func reason(err error) string {
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return "no answer in time"
+	case errors.Is(err, context.Canceled):
+		return "given up"
+	}
+	return fmt.Sprintf("%.200s", err.Error())
+}
+
+// errAnswer: the node answered with something that no honest node sends.
+var errAnswer = errors.New("unreadable answer")
+
+func unix() uint64 { return uint64(time.Now().Unix()) }
+
+// within gives ctx the operation's deadline.
+func within(ctx context.Context, timeout time.Duration) (context.Context, context.CancelFunc) {
+	if timeout <= 0 {
+		timeout = DefaultTimeout
+	}
+	return context.WithTimeout(ctx, timeout)
+}
+
+// quoted is a peer's words, bounded.
+func quoted(why string) string {
+	if why == "" {
+		return ""
+	}
+	return fmt.Sprintf("%.200q", why)
+}

@@ -1,0 +1,154 @@
+package keystore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"keymesh/crypto/key"
+	mrand "math/rand/v2"
+	"slices"
+	"time"
+)
+
+// outcome is the first verdict on a write.
+type outcome struct {
+	ok        bool // acknowledged, or certified and then overtaken
+	overtaken bool
+	conflict  bool // other manifests stand in the way
+	stale     bool // one of them is certified: there is nothing to wait for
+	notStored bool // and will not be: so many seats refused
+	full      bool // for want of room
+	failed    error
+	shown     []*certified
+	have      uint64 // the highest generation that was shown certified
+	prepared  int
+	committed int
+	seats     []SeatState
+}
+
+// judge returns the verdict if there is one, or with final the verdict as it
+// stands.
+func (w *write) judge(final bool) *outcome {
+	out := &outcome{failed: w.failed}
+	switch {
+	case w.acknowledged():
+		out.ok = true
+	case w.newer && w.cert != nil:
+		// It had its certificate, and another write came after it.
+		out.ok, out.overtaken = true, true
+	case w.newer:
+		out.conflict, out.stale = true, true
+	case w.cert == nil && (w.hopeless() || w.failed != nil):
+		out.conflict = w.conflicting()
+	case !final:
+		return nil
+	}
+	own := w.groups[0]
+	out.prepared = w.count(own, prepared)
+	out.committed = w.count(own, func(p *progress) bool { return p.committed })
+	if !out.ok && w.cert == nil {
+		refused := w.count(own, func(p *progress) bool { return p.refused })
+		full := w.count(own, func(p *progress) bool { return p.full })
+		out.notStored = out.stale || refused >= w.m.N()-int(w.m.W)+1+w.m.F()
+		out.full = out.notStored && 2*full > refused
+	}
+	for _, c := range w.view.certs {
+		out.shown = append(out.shown, c)
+		out.have = max(out.have, c.m.Gen)
+	}
+	out.seats = w.states()
+	return out
+}
+
+// conflicting: refusing seats have shown other live manifests.
+func (w *write) conflicting() bool {
+	some := slices.ContainsFunc(w.nodes, func(id key.NodeID) bool { return w.progress[id].conflict })
+	gen := uint64(0)
+	if best, _ := w.view.latest(); best != nil && best.m.Hash != w.m.Hash {
+		gen = best.m.Gen
+	}
+	others := slices.ContainsFunc(w.view.live(gen), func(p *pending) bool { return p.m.Hash != w.m.Hash })
+	return some && (others || len(w.view.tombs) > 0 || gen > 0)
+}
+
+func (w *write) states() []SeatState {
+	out := make([]SeatState, 0, w.m.N())
+	for _, seat := range w.m.Seats {
+		p := w.progress[seat.Node]
+		out = append(out, w.roster.seat(seat.Node, seat.X, p.state, p.why))
+	}
+	sortSeats(out)
+	return out
+}
+
+func sortSeats(seats []SeatState) {
+	slices.SortFunc(seats, func(a, b SeatState) int { return slices.Compare(a.Node[:], b.Node[:]) })
+}
+
+// doubt is the error for a write that may still be stored.
+func (o *outcome) doubt(w *write) error {
+	have := o.prepared
+	if w.groups[0].need <= have {
+		have = o.committed
+	}
+	return &InDoubtError{Op: "put", Gen: w.m.Gen, Manifest: w.m.Hash, Need: int(w.m.W), Have: have, Seats: o.seats}
+}
+
+// result turns a verdict into what the caller gets.
+func (d *dealing) result(w *write, out *outcome) (PutResult, error) {
+	switch {
+	case out.ok:
+		r := PutResult{Name: d.h.name, ID: w.m.ID, Manifest: w.m.Hash, Gen: w.m.Gen, N: w.m.N(), K: int(w.m.K), W: int(w.m.W),
+			Acked: out.committed, Seats: out.seats, Notes: d.notes, Created: w.m.Prev.IsZero()}
+		if out.overtaken {
+			r.Notes = append(r.Notes, "another write has already followed this one")
+		}
+		return r, nil
+	case out.stale:
+		return PutResult{}, &ConflictError{Want: w.prevGen(), Have: out.have, Why: fmt.Sprintf("generation %d came first", out.have)}
+	case out.full:
+		return PutResult{}, fmt.Errorf("%w: %w", ErrFull, &QuorumError{Op: "put", Need: int(w.m.W), Have: out.prepared, Seats: out.seats})
+	case out.notStored && out.conflict:
+		return PutResult{}, &ConflictError{Want: w.prevGen(), Have: w.m.Gen, Why: "other writes of this secret are under way"}
+	case out.notStored:
+		return PutResult{}, &QuorumError{Op: "put", Need: int(w.m.W), Have: out.prepared, Seats: out.seats}
+	case out.failed != nil:
+		return PutResult{}, errors.Join(out.doubt(w), fmt.Errorf("%w: %w", ErrStopped, out.failed))
+	}
+	return PutResult{}, out.doubt(w)
+}
+
+func (w *write) prevGen() uint64 {
+	for _, b := range w.before {
+		if b.Hash == w.m.Prev {
+			return b.Gen
+		}
+	}
+	return 0
+}
+
+// lost says how a compare-and-set ended that met other writers: in a conflict
+// once one of them has its certificate, else in doubt. They are given a moment
+// to get it, and so is this one.
+func (d *dealing) lost(ctx context.Context, w *write, out *outcome) (PutResult, error) {
+	backoff := firstBackoff
+	for range maxAttempts / 2 {
+		if out.ok || out.notStored || !sleep(ctx, time.Duration(mrand.Int64N(int64(backoff)))) {
+			break
+		}
+		backoff = min(2*backoff, lastBackoff)
+		w = w.again()
+		out = d.drive(ctx, w)
+	}
+	return d.result(w, out)
+}
+
+// again is the same write from its start: what was promised is promised again.
+func (w *write) again() *write {
+	a := w.s.newWrite(w.m, w.before)
+	a.prev, a.tomb, a.consent, a.ct, a.digest, a.journaled = w.prev, w.tomb, w.consent, w.ct, w.digest, true
+	for id, row := range w.rows {
+		a.rows[id] = slices.Clone(row)
+	}
+	return a
+}

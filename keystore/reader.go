@@ -1,0 +1,331 @@
+package keystore
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"keymesh/crypto/key"
+	"keymesh/crypto/seal"
+	"keymesh/crypto/share"
+	"keymesh/keystore/custody"
+	"keymesh/keystore/policy"
+)
+
+// Recover returns the value of a secret, by default of its latest generation.
+// It is exactly the bytes that were put, or there is an error: rows are checked
+// against the commitments that the owner signed, the data key against its key
+// check, the payload by its seal.
+//
+// Errors: [ErrInput]; [ErrNotFound] when there is none, or no such generation;
+// [ErrDenied] when every holder that answered refused; [QuorumError] naming who
+// is missing; [IntegrityError] naming who lied, when that is why k rows are
+// missing, or when what holders show is older than what was seen certified
+// before; [ConflictError] with Fork when two certified manifests of one
+// generation exist; [ErrTimeout].
+func (s *Store) Recover(ctx context.Context, p Person, name string, o RecoverOptions) (Recovered, error) {
+	h, err := s.secret(p, name)
+	if err != nil {
+		return Recovered{}, err
+	}
+	defer h.done()
+	if len(o.Reason) > share.MaxPurpose {
+		return Recovered{}, fmt.Errorf("%w: the reason has more than %d bytes", ErrInput, share.MaxPurpose)
+	}
+	ctx, cancel := within(ctx, o.Timeout)
+	defer cancel()
+	g := &reading{s: s, p: p, h: h, o: o, roster: s.roster(), view: s.newView(h.id)}
+	out, err := g.run(ctx)
+	if err != nil && ctx.Err() != nil && !g.stated(err) {
+		err = fmt.Errorf("%w: %w", ErrTimeout, err)
+	}
+	return out, err
+}
+
+// stated reports whether the error already says what the deadline did.
+func (g *reading) stated(err error) bool {
+	var q *QuorumError
+	return errors.As(err, &q) || errors.Is(err, ErrTimeout)
+}
+
+// reading is one recovery under way. One goroutine owns it.
+type reading struct {
+	s      *Store
+	p      Person
+	h      *secret
+	o      RecoverOptions
+	roster roster
+	view   *view
+	wide   bool // all nodes were asked what they have
+
+	request *share.SignedRequest
+	key     *seal.PrivateKey
+	use     *share.SignedManifest
+	seats   map[key.NodeID]*seatRead
+	ct      []byte
+	ctFrom  key.NodeID
+	bad     map[key.NodeID]string
+	spread  key.Hash // the manifest whose certificate was sent to seats that lag
+}
+
+// seatRead is how far a seat of the manifest in use is.
+type seatRead struct {
+	asked   int
+	busy    bool
+	row     []byte
+	current bool   // says that nothing certified is higher than what is used
+	state   string // of SeatState
+	why     string
+}
+
+// maxSwitches bounds how often a reading goes over to a higher manifest that
+// shows up while it runs.
+const maxSwitches = 8
+
+func (g *reading) run(ctx context.Context) (Recovered, error) {
+	g.bad = make(map[key.NodeID]string)
+	defer g.erase()
+	if err := g.choose(ctx); err != nil {
+		return Recovered{}, err
+	}
+	for range maxSwitches {
+		next, err := g.collect(ctx)
+		if err != nil {
+			return Recovered{}, err
+		}
+		if next == nil {
+			return g.join()
+		}
+		g.use = next.m
+	}
+	return Recovered{}, &QuorumError{Op: "get, overtaken by one write after another,", Need: int(g.use.K), Seats: g.states()}
+}
+
+// erase overwrites what a reading holds of the secret.
+func (g *reading) erase() {
+	for _, r := range g.seats {
+		clear(r.row)
+	}
+}
+
+// latest: the caller wants whatever is the latest.
+func (g *reading) latest() bool { return g.o.Gen == 0 && g.o.Manifest.IsZero() }
+
+// choose finds the manifest to use.
+func (g *reading) choose(ctx context.Context) error {
+	if g.latest() {
+		g.s.atHand(ctx, g.view)
+		if best, fork := g.view.latest(); best != nil && fork == nil && g.fresh(best) {
+			g.use = best.m
+			return nil
+		}
+	}
+	return g.ask(ctx)
+}
+
+// fresh: nothing higher was ever seen certified.
+func (g *reading) fresh(c *certified) bool {
+	mark, err := g.s.mark(g.h.id)
+	return err == nil && mark.Gen <= c.m.Gen
+}
+
+// ask asks all nodes what they have and chooses from that.
+func (g *reading) ask(ctx context.Context) error {
+	g.wide = true
+	g.roster = g.s.roster()
+	l := g.s.locate(ctx, g.p, g.view, g.roster, g.roster.everyone(), g.enough)
+	for _, b := range l.lied {
+		g.bad[b.Node] = b.Why
+	}
+	if c := g.view.complete(); c != nil {
+		g.s.spread(ctx, c)
+	}
+	best, fork := g.view.latest()
+	switch {
+	case !g.o.Manifest.IsZero():
+		return g.byHash(l)
+	case fork != nil:
+		return forkError(best, fork)
+	case g.o.Gen != 0:
+		return g.byGen(l, best)
+	case best == nil || g.view.deleted(best.m.Gen):
+		return g.notThere(l, best)
+	}
+	if err := g.notBehind(l, best); err != nil {
+		return err
+	}
+	g.use = best.m
+	return nil
+}
+
+// enough: everyone with a link has answered, or the seats of the latest
+// manifest have said all that is needed to use it.
+func (g *reading) enough(l *located) bool {
+	best, fork := g.view.latest()
+	if best != nil && fork == nil && g.latest() && !g.view.deleted(best.m.Gen) && len(g.view.live(best.m.Gen)) == 0 && g.fresh(best) {
+		said := 0
+		for _, seat := range best.m.Seats {
+			said += btoi(l.answered[seat.Node])
+		}
+		if said >= best.m.N()-int(best.m.W)+1 {
+			return true
+		}
+	}
+	for id := range l.failed {
+		if l.roster[id].Online {
+			return false
+		}
+	}
+	return best != nil || len(l.failed) <= maxUnheard
+}
+
+// maxUnheard is how many nodes may be silent when a name is said to be unknown.
+// A generation is acknowledged only once w seats have committed it; of these at
+// most f = w-k lie, so with s silent nodes at least w-f-s = k-s honest ones
+// that have it have answered. k is 2 or more: with one silent node there is
+// always one that knows, whatever the secret's numbers are.
+const maxUnheard = 1
+
+// notThere says that there is no such secret, if enough nodes have said so.
+func (g *reading) notThere(l *located, best *certified) error {
+	silent := l.silent()
+	for _, st := range silent {
+		if !g.roster[st.Node].Holder {
+			silent = slices.DeleteFunc(silent, func(o SeatState) bool { return o.Node == st.Node })
+		}
+	}
+	mark, err := g.s.mark(g.h.id)
+	if err != nil {
+		return err
+	}
+	if mark.Gen != 0 && !g.view.deleted(mark.Gen) && best == nil && len(silent) == 0 {
+		return g.rolledBack(mark, l)
+	}
+	if len(silent) > maxUnheard || mark.Gen != 0 && !g.view.deleted(mark.Gen) {
+		return &QuorumError{Op: "saying that there is no such secret", Need: len(l.answered) + len(silent) - maxUnheard, Have: len(l.answered), Seats: silent}
+	}
+	return ErrNotFound
+}
+
+// notBehind refuses a generation below the highest ever seen certified.
+func (g *reading) notBehind(l *located, best *certified) error {
+	mark, err := g.s.mark(g.h.id)
+	if err != nil {
+		return err
+	}
+	if mark.Gen <= best.m.Gen || g.view.deleted(mark.Gen) {
+		return nil
+	}
+	if silent := l.silent(); len(silent) > 0 {
+		return &QuorumError{Op: fmt.Sprintf("get of generation %d, which was seen certified,", mark.Gen), Need: len(l.answered) + 1, Have: len(l.answered), Seats: silent}
+	}
+	return g.rolledBack(mark, l)
+}
+
+// rolledBack: everyone has answered, and what was seen certified is gone.
+func (g *reading) rolledBack(mark readerMark, l *located) error {
+	e := &IntegrityError{Need: 1}
+	for id := range l.answered {
+		gen := uint64(0)
+		if h := g.view.held[id]; h != nil {
+			gen = h.gen
+		}
+		e.Bad = append(e.Bad, BadRow{Node: id, Name: g.roster.name(id), Why: fmt.Sprintf("shows generation %d; %d was certified", gen, mark.Gen)})
+	}
+	sortBad(e.Bad)
+	return e
+}
+
+// byHash uses the manifest that the caller named, which is how either side of
+// a fork is read.
+func (g *reading) byHash(l *located) error {
+	m := g.view.byHash[g.o.Manifest]
+	if m == nil || g.o.Gen != 0 && m.Gen != g.o.Gen {
+		return g.notThere(l, nil)
+	}
+	g.use = m
+	return nil
+}
+
+// byGen uses a generation that is kept as history, or the latest one.
+func (g *reading) byGen(l *located, best *certified) error {
+	votes := make(map[key.Hash]int)
+	for _, h := range g.view.held {
+		for _, hash := range append(slices.Clone(h.history), h.committed) {
+			if m := g.view.byHash[hash]; m != nil && m.Gen == g.o.Gen {
+				votes[hash]++
+			}
+		}
+	}
+	most := 0
+	for hash, n := range votes {
+		if m := g.view.byHash[hash]; n > most && !g.view.deleted(m.Gen) {
+			most, g.use = n, m
+		}
+	}
+	if g.use == nil {
+		if best != nil && best.m.Gen >= g.o.Gen {
+			return ErrNotFound
+		}
+		return g.notThere(l, best)
+	}
+	return nil
+}
+
+func forkError(a, b *certified) error {
+	return &ConflictError{Want: a.m.Gen, Have: b.m.Gen, Fork: []key.Hash{a.m.Hash, b.m.Hash},
+		Why: "two certified lines of this secret exist; read either by its manifest, and put with force to heal"}
+}
+
+// newRequest makes the request that all seats are asked with. Its ephemeral key
+// lives as long as this call: an owner's request that is answered at once needs
+// no journal (SPEC.md).
+func (g *reading) newRequest() error {
+	k, err := seal.GenerateKey()
+	if err != nil {
+		return err
+	}
+	now := unix()
+	r := share.Request{ID: g.h.id, Gen: g.o.Gen, Manifest: g.o.Manifest, Ephemeral: k.Public(), Verb: share.VerbRecover,
+		Purpose: g.o.Reason, Created: now, Expires: now + share.RequestLifeOwner}
+	rand.Read(r.Nonce[:])
+	g.key, g.request = k, share.SignRequest(g.p.Key, g.s.cfg.ID, r)
+	return nil
+}
+
+// words describes the policy of a manifest.
+func (s *Store) words(m *share.Manifest, r roster) string {
+	pol, err := policy.Parse(m.Policy)
+	if err != nil {
+		return "not readable by this version"
+	}
+	return pol.Words(func(p key.PersonPublic) string {
+		if p == m.Owner {
+			return "the owner"
+		}
+		for _, member := range r {
+			if slices.Contains(member.Persons, p) {
+				return "the person of " + r.name(member.ID)
+			}
+		}
+		return p.String()[:len("person-")+8]
+	})
+}
+
+// hedge is how long the first seats have before the others are asked.
+const hedge = 300 * time.Millisecond
+
+// reply of one seat, verified in its own goroutine.
+type rowReply struct {
+	state   *custody.State
+	outcome uint8
+	seconds uint64
+	why     string
+	of      key.Hash // the manifest whose row it is
+	row     []byte
+	payload []byte
+	lie     string // why the answer is dropped
+}

@@ -1,0 +1,433 @@
+package keystore
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"keymesh/crypto/key"
+	"keymesh/crypto/seal"
+	"keymesh/crypto/shamir"
+	"keymesh/crypto/share"
+	"keymesh/keystore/custody"
+)
+
+// collect asks the seats of the manifest in use until k good rows, the payload
+// and n-w+1 words that nothing is higher are here. When something higher shows
+// up it is returned instead.
+func (g *reading) collect(ctx context.Context) (*certified, error) {
+	if g.request == nil {
+		if err := g.newRequest(); err != nil {
+			return nil, err
+		}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	g.erase()
+	g.seats = make(map[key.NodeID]*seatRead, g.use.N())
+	g.ct = nil
+	var order []key.NodeID
+	for _, seat := range g.use.Seats {
+		g.seats[seat.Node] = &seatRead{state: "missing"}
+		if g.roster[seat.Node].Revoked {
+			g.seats[seat.Node].why = "revoked"
+		}
+		order = append(order, seat.Node)
+	}
+	order = g.s.fastest(order, g.roster)
+	c := &collecting{g: g, order: order, answers: make(chan rowAnswer, 2*len(order))}
+	c.start(ctx, int(g.use.K)+1)
+	t := time.NewTimer(hedge)
+	defer t.Stop()
+	for !g.complete() {
+		if c.inflight == 0 && !c.more(ctx) {
+			return g.fewer(ctx)
+		}
+		select {
+		case a := <-c.answers:
+			c.inflight--
+			g.seats[a.node].busy = false
+			if next := g.take(a.node, a.reply, a.err); next != nil {
+				return g.push(next)
+			}
+			c.follow(ctx)
+		case <-t.C:
+			c.start(ctx, len(order))
+		case <-ctx.Done():
+			return g.fewer(ctx)
+		}
+	}
+	return nil, nil
+}
+
+type rowAnswer struct {
+	node  key.NodeID
+	reply *rowReply
+	err   error
+}
+
+// collecting is who was asked.
+type collecting struct {
+	g        *reading
+	order    []key.NodeID
+	answers  chan rowAnswer // room for two answers of each seat
+	inflight int
+	ctAsked  key.NodeID
+}
+
+// start asks the seats that were not asked yet, up to n in all.
+func (c *collecting) start(ctx context.Context, n int) {
+	for _, id := range c.order[:min(n, len(c.order))] {
+		if c.g.seats[id].asked == 0 {
+			c.ask(ctx, id)
+		}
+	}
+}
+
+func (c *collecting) ask(ctx context.Context, id key.NodeID) {
+	g, r := c.g, c.g.seats[id]
+	payload := g.ct == nil && (c.ctAsked.IsZero() || !g.seats[c.ctAsked].busy)
+	if payload {
+		c.ctAsked = id
+	}
+	r.asked++
+	r.busy = true
+	c.inflight++
+	use, req, k := g.use, g.request, g.key
+	patience := callTimeout
+	if !g.roster[id].Online {
+		patience = offlineTimeout
+	}
+	g.s.spawn(func() {
+		reply, err := g.s.askRow(ctx, id, use, req, k, patience, payload)
+		c.answers <- rowAnswer{id, reply, err}
+	})
+}
+
+// follow asks one more seat for each that failed, and another seat for the
+// payload when the one that was asked for it did not bring it.
+func (c *collecting) follow(ctx context.Context) {
+	g := c.g
+	good, busy := 0, 0
+	for _, r := range g.seats {
+		good += btoi(r.row != nil)
+		busy += btoi(r.busy)
+	}
+	for _, id := range c.order {
+		if good+busy > int(g.use.K) {
+			break
+		}
+		if g.seats[id].asked == 0 {
+			c.ask(ctx, id)
+			busy++
+		}
+	}
+	if g.ct == nil && !g.seats[c.ctAsked].busy {
+		c.again(ctx)
+	}
+}
+
+// again asks a seat for the payload: one that was not asked for anything, else
+// one that gave a good row and was asked once.
+func (c *collecting) again(ctx context.Context) bool {
+	for _, fits := range []func(*seatRead) bool{
+		func(r *seatRead) bool { return r.asked == 0 },
+		func(r *seatRead) bool { return r.asked == 1 && !r.busy && r.row != nil },
+	} {
+		for _, id := range c.order {
+			if id != c.ctAsked && fits(c.g.seats[id]) {
+				c.ask(ctx, id)
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// more asks whatever is left when nobody is being asked; false: nothing is.
+func (c *collecting) more(ctx context.Context) bool {
+	c.start(ctx, len(c.order))
+	if c.inflight == 0 && c.g.ct == nil {
+		c.again(ctx)
+	}
+	return c.inflight > 0
+}
+
+// complete: k good rows, the payload, and n-w+1 seats that know of nothing
+// higher.
+func (g *reading) complete() bool {
+	rows, current := g.counts()
+	return g.ct != nil && rows >= int(g.use.K) && (!g.latest() || current >= g.use.N()-int(g.use.W)+1)
+}
+
+func (g *reading) counts() (rows, current int) {
+	for _, r := range g.seats {
+		rows += btoi(r.row != nil)
+		current += btoi(r.current)
+	}
+	return rows, current
+}
+
+// take takes in one answer. It returns a certified manifest that is higher than
+// the one in use.
+func (g *reading) take(id key.NodeID, a *rowReply, err error) *certified {
+	r := g.seats[id]
+	if err != nil {
+		if errors.Is(err, errAnswer) {
+			g.lie(id, reason(err))
+		} else if r.row == nil {
+			r.state, r.why = "unreachable", reason(err)
+		}
+		return nil
+	}
+	if a.state != nil {
+		if err := g.view.merge(id, a.state); err != nil {
+			g.lie(id, "shows what does not verify: "+reason(err))
+			return nil
+		}
+	}
+	if a.lie != "" {
+		g.lie(id, a.lie)
+		return nil
+	}
+	if g.latest() {
+		if best, _ := g.view.latest(); best != nil && best.m.Gen > g.use.Gen {
+			return best
+		}
+		r.current = a.of == g.use.Hash || a.state != nil
+	}
+	switch {
+	case a.outcome != custody.OK:
+		r.state, r.why = refusal(a)
+	case a.of != g.use.Hash:
+		r.state, r.why = "stale", "gave the row of another generation"
+	default:
+		r.row, r.state, r.why = a.row, "good", ""
+		if a.payload != nil {
+			g.ct, g.ctFrom = a.payload, id
+		}
+	}
+	return nil
+}
+
+// lie drops a seat's answer and all it gave before.
+func (g *reading) lie(id key.NodeID, why string) {
+	r := g.seats[id]
+	clear(r.row)
+	r.row, r.current, r.state, r.why = nil, false, "bad", why
+	g.bad[id] = why
+}
+
+// refusal says how a seat stands that gave no row.
+func refusal(a *rowReply) (state, why string) {
+	switch a.outcome {
+	case custody.Denied:
+		return "denied", quoted(a.why)
+	case custody.Wait:
+		return "denied", fmt.Sprintf("a delay of %d s runs", a.seconds)
+	case custody.Failed:
+		return "unreachable", "its store does not serve " + quoted(a.why)
+	}
+	return "missing", quoted(a.why)
+}
+
+// push goes over to a higher manifest.
+func (g *reading) push(next *certified) (*certified, error) {
+	if best, fork := g.view.latest(); fork != nil {
+		return nil, forkError(best, fork)
+	}
+	if g.view.deleted(next.m.Gen) {
+		return nil, ErrNotFound
+	}
+	g.roster = g.s.roster()
+	return next, nil
+}
+
+// fewer ends a reading that did not get its rows: by giving seats that lag
+// behind the certificate, or by asking all nodes if what was at hand may be out
+// of date, once each; else with the error that says why.
+func (g *reading) fewer(ctx context.Context) (*certified, error) {
+	used := g.view.certs[g.use.Hash]
+	if used != nil && g.lagging() && g.spread != g.use.Hash && ctx.Err() == nil {
+		g.spread = g.use.Hash
+		g.s.spread(ctx, used)
+		return used, nil
+	}
+	if !g.wide && ctx.Err() == nil {
+		states, seats := g.use, g.seats
+		if err := g.ask(ctx); err != nil {
+			return nil, err
+		}
+		if best, _ := g.view.latest(); best != nil && g.use.Hash != states.Hash {
+			return best, nil
+		}
+		g.use, g.seats = states, seats
+	}
+	return nil, g.why()
+}
+
+// lagging: a seat of the manifest in use shows something lower.
+func (g *reading) lagging() bool {
+	if !g.latest() {
+		return false
+	}
+	for id := range g.seats {
+		if h := g.view.held[id]; h != nil && h.committed != g.use.Hash && h.gen < g.use.Gen && !h.tombstone {
+			return true
+		}
+	}
+	return false
+}
+
+// why is the error of a reading that got fewer than k rows.
+func (g *reading) why() error {
+	rows, _ := g.counts()
+	lied, denied, answered := 0, 0, 0
+	for _, r := range g.seats {
+		lied += btoi(r.state == "bad")
+		denied += btoi(r.state == "denied")
+		answered += btoi(r.state != "unreachable" && !r.busy && r.asked > 0)
+	}
+	switch {
+	case lied > 0 && rows+lied >= int(g.use.K):
+		return &IntegrityError{Need: int(g.use.K), Have: rows, Bad: g.badRows()}
+	case denied > 0 && denied == answered:
+		return ErrDenied
+	case !g.latest() && rows == 0 && answered == len(g.seats):
+		return ErrNotFound
+	}
+	return &QuorumError{Op: "get", Need: int(g.use.K), Have: rows, Seats: g.states()}
+}
+
+func (g *reading) states() []SeatState {
+	out := make([]SeatState, 0, len(g.seats))
+	for _, seat := range g.use.Seats {
+		r := g.seats[seat.Node]
+		if r == nil {
+			continue
+		}
+		st := g.roster.seat(seat.Node, seat.X, r.state, r.why)
+		if r.busy || r.state == "missing" && r.why == "" {
+			st.State, st.Why = "unreachable", "no answer in time"
+		}
+		out = append(out, st)
+	}
+	sortSeats(out)
+	return out
+}
+
+func (g *reading) badRows() []BadRow {
+	out := make([]BadRow, 0, len(g.bad))
+	for id, why := range g.bad {
+		out = append(out, BadRow{Node: id, Name: g.roster.name(id), Why: why})
+	}
+	sortBad(out)
+	return out
+}
+
+func sortBad(bad []BadRow) {
+	slices.SortFunc(bad, func(a, b BadRow) int { return bytes.Compare(a.Node[:], b.Node[:]) })
+}
+
+// askRow asks one seat and checks everything about its answer that can be
+// checked alone.
+func (s *Store) askRow(ctx context.Context, id key.NodeID, use *share.SignedManifest, req *share.SignedRequest, k *seal.PrivateKey, patience time.Duration, payload bool) (*rowReply, error) {
+	msg := &custody.Recover{Request: req.Object.Encode(), Known: use.Hash, Payload: payload}
+	reply := new(custody.RecoverReply)
+	if err := s.callWithin(ctx, patience, id, custody.VerbRecover, key.Marshal(msg), reply); err != nil {
+		return nil, err
+	}
+	out := &rowReply{outcome: reply.Outcome, seconds: reply.Seconds, why: reply.Why}
+	if len(reply.State.Manifest) > 0 || len(reply.State.Tombstone) > 0 || len(reply.State.Pending) > 0 || reply.State.Floor.Gen > 0 {
+		out.state = &reply.State
+	}
+	if reply.Outcome != custody.OK || ctx.Err() != nil {
+		return out, nil
+	}
+	release, err := share.OpenRelease(s.cfg.ID, reply.Release)
+	switch {
+	case err != nil:
+		out.lie = "its release does not verify"
+	case release.Node != id || release.Request != req.Hash:
+		out.lie = "its release is another node's, or for another request"
+	case release.Manifest != use.Hash:
+		out.of = release.Manifest // of another generation: what its state shows decides
+	default:
+		out.of = use.Hash
+		out.open(use, release, k, reply, payload)
+	}
+	return out, nil
+}
+
+// open checks that the row is the one that the owner committed to for this seat.
+func (a *rowReply) open(use *share.SignedManifest, release *share.Release, k *seal.PrivateKey, reply *custody.RecoverReply, payload bool) {
+	seat := use.SeatOf(release.Node)
+	if seat == nil || release.X != seat.X || release.Epoch != 0 {
+		a.lie = fmt.Sprintf("gave x = %d of epoch %d, which is not its seat", release.X, release.Epoch)
+		return
+	}
+	info := seal.Info(seal.PurposeRelease, use.Hash, seat.X, release.Epoch, release.Node, release.Request)
+	row, err := k.Open(info, reply.Box)
+	switch {
+	case err != nil:
+		a.lie = "its row does not open"
+		return
+	case !use.CheckRow(*seat, row):
+		clear(row)
+		a.lie = "its row is not the one committed to"
+		return
+	}
+	if payload {
+		if uint64(len(reply.Payload)) != use.Length || sha256.Sum256(reply.Payload) != use.Payload {
+			clear(row)
+			a.lie = "its payload is not the one of the manifest"
+			return
+		}
+		a.payload = reply.Payload
+	}
+	a.row = row
+}
+
+// join combines k rows, checks the key and opens the payload.
+func (g *reading) join() (Recovered, error) {
+	var shares []shamir.Share
+	var used []key.NodeID
+	for _, seat := range g.use.Seats {
+		if r := g.seats[seat.Node]; r.row != nil && len(shares) < int(g.use.K) {
+			shares = append(shares, shamir.Share{X: seat.X, Y: r.row[:share.DataKeySize]})
+			used = append(used, seat.Node)
+		}
+	}
+	value, err := g.openWith(shares)
+	if err != nil {
+		// The rows are those that the owner committed to: the dealing itself
+		// is not what its manifest says.
+		return Recovered{}, fmt.Errorf("%w (the manifest and its rows contradict one another)", &IntegrityError{Need: int(g.use.K), Have: len(shares), Bad: g.badRows()})
+	}
+	if c := g.view.certs[g.use.Hash]; c != nil && g.latest() {
+		g.s.remember(c)
+	}
+	return Recovered{Name: g.h.name, ID: g.h.id, Manifest: g.use.Hash, Gen: g.use.Gen, Value: value, Used: used,
+		Bad: g.badRows(), Policy: g.s.words(&g.use.Manifest, g.roster)}, nil
+}
+
+func (g *reading) openWith(shares []shamir.Share) ([]byte, error) {
+	dk, err := shamir.Combine(shares)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(dk)
+	keys, err := seal.Derive(dk, g.use.Context())
+	if err != nil {
+		return nil, err
+	}
+	defer keys.Erase()
+	if !keys.Check(g.use.KC) {
+		return nil, seal.ErrKey
+	}
+	return keys.Open(g.ct)
+}
