@@ -231,6 +231,18 @@ func (r *Roster) All() []*Record {
 	return out
 }
 
+// Live counts the members whose records have not ended and who are not
+// revoked: those that are part of the mesh now.
+func (r *Roster) Live(now time.Time) int {
+	k := 0
+	for id, rec := range r.records {
+		if !rec.Expired(now) && !r.Revoked(id, rec.Chain) {
+			k++
+		}
+	}
+	return k
+}
+
 // Prune drops records that ended more than a year ago and returns their ids.
 func (r *Roster) Prune(now time.Time) []key.NodeID {
 	var out []key.NodeID

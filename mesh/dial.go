@@ -1,0 +1,456 @@
+package mesh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"keymesh/crypto/key"
+	"keymesh/mesh/roster"
+)
+
+const (
+	backoffMin   = 500 * time.Millisecond
+	backoffMax   = 5 * time.Minute
+	crowdedWait  = 300 * time.Millisecond // full jitter below it
+	politeWait   = 250 * time.Millisecond // the larger id lets the smaller one dial first
+	maxDials     = 24
+	maxStrange   = 4 // dials of unproven addresses at a time
+	strangeTries = 6 // quick attempts at an unproven address,
+	strangeWait  = 10 * time.Minute
+	freshFailure = time.Second // a call does not dial again so soon
+	fullMesh     = 64
+	neighbours   = 7
+	maxLinks     = 40
+	rotateEvery  = 10 * time.Minute
+)
+
+// contact is what the node knows about reaching a peer or a configured
+// address. Under n.mu.
+type contact struct {
+	id         key.NodeID // zero: a configured address whose node is not known yet
+	addrs      []string
+	configured bool
+	proven     map[string]bool // addresses at which this node was met
+	seen       time.Time       // when a link to it last ended or was up
+	sealing    []byte
+	fails      int
+	next       time.Time
+	dialling   bool
+	wanted     bool // a call waits
+	failed     time.Time
+	lastErr    error
+	waiters    []chan error
+}
+
+// stranger limits dials of an address that nobody of this network was ever
+// found at: records must not turn a mesh into a crowd that knocks at somebody's
+// door.
+type stranger struct {
+	tries int
+	next  time.Time
+}
+
+// backoff is the wait after a number of failures: exponential, full jitter.
+func backoff(fails int) time.Duration {
+	d := backoffMax
+	if fails < 12 {
+		d = min(backoffMax, backoffMin<<fails)
+	}
+	return rand.N(d) + time.Millisecond
+}
+
+// linkTo returns the link to a peer, dialling if there is none.
+func (n *Node) linkTo(ctx context.Context, to key.NodeID) (*link, error) {
+	if l := n.link(to); l != nil && l.ctx.Err() == nil {
+		return l, nil
+	}
+	w := make(chan error, 1)
+	n.mu.Lock()
+	if l := n.link(to); l != nil && l.ctx.Err() == nil {
+		n.mu.Unlock()
+		return l, nil
+	}
+	c := n.peers[to]
+	switch {
+	case n.roster.RevokedNode(to):
+		n.mu.Unlock()
+		return nil, fmt.Errorf("%w: %w", ErrRefused, errRevoked)
+	case c == nil:
+		n.mu.Unlock()
+		return nil, ErrUnknownNode
+	case !c.dialling && time.Since(c.failed) < freshFailure:
+		err := c.lastErr
+		n.mu.Unlock()
+		return nil, fmt.Errorf("%w: %w", ErrNoLink, err)
+	case len(c.addrs) == 0:
+		n.mu.Unlock()
+		return nil, fmt.Errorf("%w: it has no address", ErrNoLink)
+	}
+	c.waiters = append(c.waiters, w)
+	if !c.dialling {
+		c.wanted, c.next = true, time.Now()
+	}
+	n.mu.Unlock()
+	nudge(n.dialWake)
+	select {
+	case err := <-w:
+		if l := n.link(to); l != nil {
+			return l, nil
+		}
+		return nil, fmt.Errorf("%w: %w", ErrNoLink, errors.Join(err))
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: %w", ErrNoLink, ctx.Err())
+	case <-n.ctx.Done():
+		return nil, fmt.Errorf("%w: the node was stopped", ErrNoLink)
+	}
+}
+
+// release tells the calls that wait for the contact; the caller holds n.mu.
+func (c *contact) release(err error) {
+	for _, w := range c.waiters {
+		w <- err
+	}
+	c.waiters, c.wanted = nil, false
+}
+
+// tend keeps the links that the node wants: it starts what is due and sleeps
+// until the next.
+func (n *Node) tend() error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-n.ctx.Done():
+			return nil
+		case <-n.dialWake:
+		case <-timer.C:
+		}
+		now := time.Now()
+		n.mu.Lock()
+		due, next := n.due(now)
+		for _, c := range due {
+			c.dialling = true
+			n.wg.Go(func() { n.dial(c) })
+		}
+		n.mu.Unlock()
+		timer.Reset(next.Sub(now))
+	}
+}
+
+// due picks the contacts to dial now, and when to look again. The caller holds
+// n.mu.
+func (n *Node) due(now time.Time) (due []*contact, next time.Time) {
+	next = now.Add(time.Minute)
+	running := 0
+	want := n.wants(now)
+	consider := func(c *contact, want bool) {
+		switch {
+		case c.dialling:
+			running++
+		case !want && !c.wanted:
+		case c.next.After(now):
+			if c.next.Before(next) {
+				next = c.next
+			}
+		default:
+			due = append(due, c)
+		}
+	}
+	for id, c := range n.peers {
+		if n.link(id) == nil && len(c.addrs) > 0 && !n.roster.RevokedNode(id) {
+			consider(c, want(id))
+		}
+	}
+	for _, c := range n.boot {
+		consider(c, c.id.IsZero() || c.id != n.id && n.link(c.id) == nil)
+	}
+	if room := max(0, maxDials-running); len(due) > room {
+		due = due[:room] // the end of a dial looks again
+	}
+	return due, next
+}
+
+// dial tries the addresses of a contact in turn, and serves the link that came
+// of it.
+func (n *Node) dial(c *contact) {
+	n.mu.Lock()
+	want := c.id
+	if c.configured {
+		want = key.NodeID{} // the address is what was configured, not the node
+	}
+	addrs := n.order(c)
+	n.mu.Unlock()
+	err := error(errNoAddress)
+	var l *link
+	for _, a := range addrs {
+		if l, err = n.try(c, a, want); err == nil {
+			break
+		}
+		if n.ctx.Err() != nil {
+			break
+		}
+	}
+	n.mu.Lock()
+	c.dialling = false
+	n.tried(c, l, err, time.Now())
+	n.mu.Unlock()
+	nudge(n.dialWake)
+	if l != nil {
+		n.serve(l)
+	}
+}
+
+var errNoAddress = errors.New("no address may be dialled now")
+
+// order returns the addresses to try: proven ones first, no stranger before
+// its time. The caller holds n.mu.
+func (n *Node) order(c *contact) []string {
+	var first, last []string
+	for _, a := range c.addrs {
+		if c.proven[a] {
+			first = append(first, a)
+		} else {
+			last = append(last, a)
+		}
+	}
+	return append(first, last...)
+}
+
+// try dials one address.
+func (n *Node) try(c *contact, addr string, want key.NodeID) (*link, error) {
+	dial := n.told
+	if c.configured {
+		dial = n.known
+	} else {
+		ok, strange := n.mayKnock(c, addr)
+		if !ok {
+			return nil, errNoAddress
+		}
+		if strange {
+			defer n.knocked()
+		}
+	}
+	l, err := n.approach(n.ctx, addr, want, dial)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err == nil || errors.Is(err, errCrowded) {
+		delete(n.strange, addr)
+	}
+	if err != nil {
+		return nil, err
+	}
+	c.id = l.peer
+	if peer := n.peers[l.peer]; peer != nil && !peer.proven[addr] {
+		if peer.proven == nil {
+			peer.proven = map[string]bool{}
+		}
+		peer.proven[addr] = true
+		n.noteRecord(l.peer)
+	}
+	return l, nil
+}
+
+// mayKnock applies the limits of unproven addresses: a few quick attempts (the
+// node may be starting), then one in ten minutes, four at a time.
+func (n *Node) mayKnock(c *contact, addr string) (ok, strange bool) {
+	now := time.Now()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if c.proven[addr] {
+		return true, false
+	}
+	s := n.strange[addr]
+	if s == nil {
+		s = &stranger{}
+		n.strange[addr] = s
+	}
+	if now.Before(s.next) || n.knocking >= maxStrange {
+		return false, true
+	}
+	s.tries++
+	if s.tries >= strangeTries {
+		s.next = now.Add(strangeWait)
+	}
+	n.knocking++
+	return true, true
+}
+
+func (n *Node) knocked() {
+	n.mu.Lock()
+	n.knocking--
+	n.mu.Unlock()
+}
+
+// tried notes the outcome of a dial. The caller holds n.mu.
+func (n *Node) tried(c *contact, l *link, err error, now time.Time) {
+	switch {
+	case l != nil:
+		c.fails, c.lastErr = 0, nil
+		c.next = now.Add(time.Second) // until then the link is up
+		// The calls that wait are released when the link is up.
+		return
+	case errors.Is(err, errCrowded):
+		c.next = now.Add(rand.N(crowdedWait))
+	case errors.Is(err, errNoAddress):
+		c.next = now.Add(50*time.Millisecond + rand.N(100*time.Millisecond))
+		if n.knocking < maxStrange {
+			c.next = n.knockAgain(c, now)
+		}
+	default:
+		c.fails++
+		c.next = now.Add(backoff(c.fails))
+		if errors.Is(err, errSelf) && c.configured {
+			c.id = n.id
+			c.next = now.Add(backoffMax)
+		}
+	}
+	c.failed, c.lastErr = now, err
+	c.release(err)
+	n.count("dials failed")
+}
+
+// knockAgain is when an unproven address of the contact may be tried next. The
+// caller holds n.mu.
+func (n *Node) knockAgain(c *contact, now time.Time) time.Time {
+	next := now.Add(strangeWait)
+	for _, a := range c.addrs {
+		if s := n.strange[a]; s == nil {
+			return now.Add(backoff(0))
+		} else if s.next.Before(next) {
+			next = s.next
+		}
+	}
+	return next.Add(rand.N(time.Second))
+}
+
+// wants returns which peers the node dials by itself: all of a small mesh; of
+// a large one the successor in the order of ids and seven random ones. The
+// caller holds n.mu.
+func (n *Node) wants(now time.Time) func(key.NodeID) bool {
+	if n.roster.Live(now) <= fullMesh {
+		return func(key.NodeID) bool { return true }
+	}
+	n.choose(now)
+	return func(id key.NodeID) bool { return n.chosen[id] }
+}
+
+// choose fills up the neighbours of a large mesh. The caller holds n.mu.
+func (n *Node) choose(now time.Time) {
+	all := n.roster.All()
+	var ids []key.NodeID
+	succ := key.NodeID{}
+	for _, rec := range all {
+		id := rec.ID()
+		if id == n.id || rec.Expired(now) || n.roster.Revoked(id, rec.Chain) {
+			delete(n.chosen, id)
+			continue
+		}
+		ids = append(ids, id)
+		if succ.IsZero() && string(id[:]) > string(n.id[:]) {
+			succ = id
+		}
+	}
+	if succ.IsZero() && len(ids) > 0 {
+		succ = ids[0]
+	}
+	if n.successor != succ {
+		delete(n.chosen, n.successor)
+		n.successor = succ
+	}
+	n.chosen[succ] = true
+	for _, i := range rand.Perm(len(ids)) {
+		if len(n.chosen) > neighbours {
+			break
+		}
+		n.chosen[ids[i]] = true
+	}
+}
+
+// rotate replaces one random neighbour of a large mesh. The caller holds n.mu.
+func (n *Node) rotate(now time.Time) *link {
+	if n.roster.Live(now) <= fullMesh {
+		clear(n.chosen)
+		return nil
+	}
+	for id := range n.chosen {
+		if id != n.successor {
+			delete(n.chosen, id)
+			if l := n.link(id); l != nil && !l.inbound {
+				return l
+			}
+			return nil
+		}
+	}
+	return nil
+}
+
+// full reports whether a new link to the peer is one too many. It makes room
+// by closing the link that was idle for the longest, if any link is neither
+// chosen nor in use. The caller holds n.mu.
+func (n *Node) full(id key.NodeID, now time.Time) bool {
+	links := n.linked()
+	if len(links) < maxLinks || n.roster.Live(now) <= fullMesh || n.link(id) != nil {
+		return false
+	}
+	c := n.peers[id]
+	needed := n.chosen[id] || c != nil && c.wanted
+	var idle *link
+	for _, l := range links {
+		if n.chosen[l.peer] || now.UnixNano()-l.used.Load() < int64(time.Minute) {
+			continue
+		}
+		if idle == nil || l.used.Load() < idle.used.Load() {
+			idle = l
+		}
+	}
+	if !needed || idle == nil {
+		return !needed
+	}
+	idle.close(errors.New("room for another link was needed"))
+	return false
+}
+
+// learned makes or updates the contact of an accepted record. The caller holds
+// n.mu.
+func (n *Node) learned(rec *roster.Record, now time.Time) {
+	id := rec.ID()
+	if id == n.id {
+		return
+	}
+	c := n.peers[id]
+	if c == nil {
+		c = &contact{id: id}
+		n.peers[id] = c
+		c.next = now.Add(n.firstWait(id))
+	} else if !equal(c.addrs, rec.Body.Addrs) {
+		c.fails, c.failed = 0, time.Time{}
+		c.next = now.Add(n.firstWait(id))
+	}
+	c.addrs = append([]string(nil), rec.Body.Addrs...)
+	nudge(n.dialWake)
+}
+
+// firstWait spreads dials a little, and lets the smaller id go first, whose
+// link would win anyway.
+func (n *Node) firstWait(id key.NodeID) time.Duration {
+	d := rand.N(10 * time.Millisecond)
+	if string(id[:]) < string(n.id[:]) {
+		d += politeWait + rand.N(politeWait)
+	}
+	return d
+}
+
+func equal(a, b []string) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range a {
+		if a[i] != b[i] {
+			return false
+		}
+	}
+	return true
+}
