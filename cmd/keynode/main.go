@@ -1,0 +1,43 @@
+// Command keynode is the keymesh daemon: it makes a node, joins it to a
+// network and runs it, and can show the whole job on one machine.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() {
+	if err := harden(); err != nil {
+		fmt.Fprintln(os.Stderr, "keynode:", err)
+		os.Exit(1)
+	}
+	os.Exit(Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
+
+// Main runs one command and returns its exit code: 0, 1 for a local error, or
+// 130 after an interrupt that cut a command short.
+func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	cmd := rootCommand(stdin, stdout, stderr)
+	cmd.SetArgs(args)
+	err := cmd.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintln(stderr, "keynode:", err)
+	var h interface{ Hint() string }
+	if errors.As(err, &h) {
+		fmt.Fprintln(stderr, "hint:", h.Hint())
+	}
+	if ctx.Err() != nil {
+		return 130
+	}
+	return 1
+}
