@@ -129,19 +129,36 @@ func (s *Server) answerError(err error, req *request, pattern string) answer {
 	errors.As(err, &f)
 	p := problemOf(err, f.op)
 	if p.Type == apitype.Internal || p.Type == apitype.Damaged {
-		s.log.Error("api: request failed", "route", pattern, "request", req.id, "err", withoutName(err.Error(), req.name))
+		s.log.Error("api: request failed", "route", pattern, "request", req.id, "err", publicText(err.Error(), req.name, req.query.Get("prefix")))
 	}
 	return problem(p, req.id)
 }
 
-// withoutName takes a secret's name out of a text for the log.
-func withoutName(text, name string) string {
-	if name != "" {
+// publicText takes out of an error's text what might be the name of a secret:
+// the names in the request and everything in quotes.
+func publicText(text string, names ...string) string {
+	for _, name := range names {
+		if name == "" {
+			continue
+		}
 		text = strings.ReplaceAll(text, name, "NAME")
-		quoted := strconv.Quote(name)
-		text = strings.ReplaceAll(text, quoted[1:len(quoted)-1], "NAME")
+		escaped := strconv.Quote(name)
+		text = strings.ReplaceAll(text, escaped[1:len(escaped)-1], "NAME")
 	}
-	return fmt.Sprintf("%.500q", text)
+	var out strings.Builder
+	inside := false
+	for i := 0; i < len(text); i++ {
+		switch {
+		case text[i] == '"':
+			inside = !inside
+			out.WriteByte('"')
+		case inside && text[i] == '\\':
+			i++ // what is escaped does not end the quotes
+		case !inside:
+			out.WriteByte(text[i])
+		}
+	}
+	return fmt.Sprintf("%.500s", out.String())
 }
 
 // readBody reads the body of a request whose endpoint wants one, into one

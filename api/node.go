@@ -39,10 +39,20 @@ func (s *Server) version(*request) (answer, error) {
 
 func (s *Server) peers(r *request) (answer, error) {
 	items := s.cfg.Mesh.Peers(r.ctx)
-	if items == nil {
-		items = []apitype.Peer{}
+	out := apitype.Peers{Items: make([]apitype.Peer, 0, len(items))}
+	for _, p := range items {
+		p.Roles = present(p.Roles)
+		out.Items = append(out.Items, p)
 	}
-	return reply(http.StatusOK, apitype.Peers{Items: items})
+	return reply(http.StatusOK, out)
+}
+
+// present makes an empty list of none: required members are never null.
+func present(in []string) []string {
+	if in == nil {
+		return []string{}
+	}
+	return in
 }
 
 func (s *Server) invite(r *request) (answer, error) {
@@ -62,6 +72,7 @@ func (s *Server) invite(r *request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
+	out.Roles, out.Fingerprint = present(out.Roles), present(out.Fingerprint)
 	a, err := reply(http.StatusCreated, out)
 	a.secret = true // who has the ticket can join
 	return a, err
@@ -71,6 +82,7 @@ func (s *Server) status(r *request) (answer, error) {
 	ctx, cancel := context.WithTimeout(r.ctx, r.timeout)
 	defer cancel()
 	out := apitype.Status{Mesh: s.cfg.Mesh.Status(ctx), Version: s.cfg.Version.Version}
+	out.Node.Roles = present(out.Node.Roles)
 	out.Person = apitype.Person{Name: r.as, Person: r.person.Key.Public().String()}
 	var err error
 	sec := &out.Secrets

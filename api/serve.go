@@ -96,7 +96,12 @@ func (s *Server) serve(ctx context.Context, l net.Listener, kind Kind) error {
 			err = nil
 		}
 	}
+	// What is still under way is told to stop, has a moment to say so, and then
+	// loses its connection.
 	cancel(errDraining)
+	last, stop := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer stop()
+	_ = srv.Shutdown(last)
 	srv.Close()
 	wg.Wait()
 	if err != nil {
