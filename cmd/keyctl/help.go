@@ -50,7 +50,65 @@ func (a *app) exitCodesTopic() *cobra.Command {
 		fmt.Fprintf(&b, "  %3d  %s\n", e.Code, e.Text)
 	}
 	b.WriteString("\nWith -o json an error is one line of JSON on standard error, with exit_code.")
-	topic := &cobra.Command{Use: "exit-codes", Short: "The exit codes of every command", Long: b.String()}
+	return a.topic("exit-codes", "The exit codes of every command", b.String())
+}
+
+// topic is a page of help that is no verb.
+func (a *app) topic(name, short, text string) *cobra.Command {
+	topic := &cobra.Command{Use: name, Short: short, Long: text}
 	topic.SetHelpFunc(func(*cobra.Command, []string) { fmt.Fprintln(a.stdout, topic.Long) })
 	return topic
 }
+
+const contextsText = `keyctl finds its node in this order:
+
+  1. --socket PATH, or --addr URL with --token-file FILE
+  2. KEYMESH_SOCKET, or KEYMESH_ADDR with KEYMESH_TOKEN_FILE
+  3. the context of $XDG_CONFIG_HOME/keymesh/cli.toml (~/.config without it)
+  4. $XDG_RUNTIME_DIR/keymesh/api.sock, if it is there
+  5. /run/keymesh/api.sock
+
+cli.toml names nodes and says which is meant; unknown keys are refused:
+
+  context = "home"
+
+  [contexts.home]
+  socket = "/run/user/1000/keymesh/api.sock"
+
+  [contexts.lab]
+  addr = "http://127.0.0.1:7950"
+  token-file = "/home/me/.keymesh/token"
+
+A token file must be readable by its owner alone. Nothing secret is ever taken
+from the command line or the environment.`
+
+const jsonText = `With -o json the answer is one JSON value on standard output. Fields are added in
+later versions and never change their meaning; empty ones may be left out. Times
+are RFC 3339, ids and hashes text.
+
+  put          name id manifest gen n k w acked created dry_run notes[]
+               seats[node name operator zone x state why]
+  get          value (base64) name id manifest gen used[] bad[node name why] policy
+  get --out    name id manifest gen size file used[] bad[]
+  ls           items[name id gen n k w acked size labels created expires margin]
+               silent[]
+  info         as an item of ls, and manifest owner description policy keep repair
+               seats[] standby[] generations[] pending[]
+               loses_if leaks_if stuck_if {count words}
+  rm           name id gen done seats[]
+  status       health exit_code reasons[] secrets{total at_risk below} members
+               online holders holders_online node{} person{} network storage{}
+               version warnings[] checks[]
+  whoami       person{name person} node name operator network fingerprint[] target
+  peer ls      items[node name operator zone roles[] capacity addrs[] self online
+               lapsed revoked accepting issuer rtt_ms last_seen expires
+               fingerprint[]]
+  peer info    one of these
+  peer invite  ticket operator roles[] expires issuer fingerprint[]
+  doctor       checks[name state text fix] exit_code
+  bench        size nodes[] left runs[op concurrency count errors seconds
+               per_second p50_ms p99_ms max_ms]
+  version      version commit go platform
+
+An error is one line on standard error: error, exit_code, details[], hint, and the
+node's own problem (RFC 9457) where there is one.`

@@ -162,6 +162,27 @@ func TestSecretsStayOut(t *testing.T) {
 	}
 }
 
+// TestJSONIsDocumented looks for every field of every answer in "help json".
+func TestJSONIsDocumented(t *testing.T) {
+	f := startFake(t)
+	env := []string{"KEYMESH_SOCKET=" + f.socket}
+	call("x", env, "put", "x", "--label", "a=b")
+	documented := strings.FieldsFunc(jsonText, func(r rune) bool { return r != '_' && (r < 'a' || r > 'z') && (r < '0' || r > '9') })
+	for _, args := range [][]string{{"put", "x"}, {"get", "x"}, {"ls"}, {"info", "x"}, {"status"}, {"whoami"}, {"peer", "ls"}, {"peer", "info", "bravo"},
+		{"peer", "invite", "--operator", "a"}, {"doctor"}, {"version"}, {"bench", "--count", "1", "--concurrency", "1"}, {"rm", "x", "--yes"}} {
+		code, out, said := call("", env, append(args, "-o", "json")...)
+		var answer map[string]any
+		if err := json.Unmarshal([]byte(out), &answer); err != nil || code != 0 {
+			t.Fatalf("%v: exit %d, %v, %s", args, code, err, said)
+		}
+		for field := range answer {
+			if !slices.Contains(documented, field) {
+				t.Errorf("%v: %s is not documented", args, field)
+			}
+		}
+	}
+}
+
 // TestJSONErrorsOfFlags: -o json holds wherever it stands on the line.
 func TestJSONErrorsOfFlags(t *testing.T) {
 	for _, args := range [][]string{

@@ -34,7 +34,7 @@ with it. A put of a name that exists is its next generation.`
 
 const putExample = `  printf %s "$PASSWORD" | keyctl put demo/db
   keyctl put ca/root-key --from root.pem -n 7 -k 4
-  keyctl put demo/db --dry-run </dev/null
+  keyctl put demo/db --dry-run
   keyctl put demo/db --cas 3 --from new.txt`
 
 func (a *app) putCommand() *cobra.Command {
@@ -83,8 +83,7 @@ func (a *app) put(ctx context.Context, name string, f putFlags) error {
 	if err != nil {
 		return err
 	}
-	req.Value, err = a.readValue(ctx, name, f.from)
-	if err != nil {
+	if req.Value, err = a.putValue(ctx, node, name, f); err != nil {
 		return err
 	}
 	defer clear(req.Value)
@@ -105,6 +104,22 @@ func (a *app) put(ctx context.Context, name string, f putFlags) error {
 		return a.print([]byte(planText(res)))
 	}
 	return a.print(fmt.Appendf(nil, "%s generation %d, %d-of-%d, on disk at %d of %d holders\n", printable(name), res.Gen, res.K, res.N, res.Acked, res.N))
+}
+
+// putValue is the value of a put. Before a person is asked for one, the node
+// must answer: nobody likes to type a secret twice for nothing.
+func (a *app) putValue(ctx context.Context, node *client.Client, name string, f putFlags) ([]byte, error) {
+	if f.from == "" && isTerminal(a.stdin) {
+		if f.dryRun {
+			return nil, nil // a placement needs no value
+		}
+		ctx, cancel := a.within(ctx)
+		defer cancel()
+		if err := node.Healthy(ctx); err != nil {
+			return nil, apiError("cannot store "+quoted(name), "keyctl put "+shellWord(name), err)
+		}
+	}
+	return a.readValue(ctx, name, f.from)
 }
 
 // request checks what can be checked here and makes the body without its value.

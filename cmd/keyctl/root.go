@@ -22,7 +22,7 @@ machine; start one with "keynode run", or five to play with: "keynode dev".
 
 The node is found in this order: --socket or --addr; KEYMESH_SOCKET or
 KEYMESH_ADDR; the context in $XDG_CONFIG_HOME/keymesh/cli.toml;
-$XDG_RUNTIME_DIR/keymesh/api.sock; /run/keymesh/api.sock.`
+$XDG_RUNTIME_DIR/keymesh/api.sock; /run/keymesh/api.sock (help contexts).`
 
 const rootExample = `  printf %s "$(pwgen 24 1)" | keyctl put demo/db
   keyctl get demo/db --reveal
@@ -57,7 +57,8 @@ func (a *app) rootCommand() *cobra.Command {
 	root.AddCommand(
 		a.putCommand(), a.getCommand(), a.lsCommand(), a.infoCommand(), a.rmCommand(),
 		a.peerCommand(), a.statusCommand(), a.doctorCommand(), a.benchCommand(),
-		a.whoamiCommand(), a.versionCommand(), a.completionCommand(), a.exitCodesTopic(),
+		a.whoamiCommand(), a.versionCommand(), a.completionCommand(),
+		a.exitCodesTopic(), a.topic("contexts", "How the node is found", contextsText), a.topic("json", "The shapes of -o json", jsonText),
 	)
 	root.SetHelpCommand(a.helpCommand(root))
 	return root

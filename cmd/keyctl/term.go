@@ -79,19 +79,23 @@ func hideInput(fd int) (show func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	mode.Lflag &^= unix.ECHO
+	mode.Lflag &^= unix.ECHO | unix.ECHONL
+	mode.Lflag |= unix.ICANON | unix.ISIG
+	mode.Iflag |= unix.ICRNL
 	if err := unix.IoctlSetTermios(fd, unix.TCSETS, mode); err != nil {
 		return nil, err
 	}
 	return func() { _ = term.Restore(fd, before) }, nil
 }
 
-// readHidden reads one line of a terminal whose echo is off.
+// readHidden reads one line of a terminal whose echo is off. It leaves the modes
+// of the terminal alone, unlike term.ReadPassword: after an interruption the
+// read goes on for a moment, and would switch the echo off once more.
 func (a *app) readHidden(ctx context.Context, tty *os.File, prompt string) ([]byte, error) {
 	fmt.Fprint(a.stderr, prompt)
 	var line []byte
 	err := interruptible(ctx, func() (err error) {
-		line, err = term.ReadPassword(int(tty.Fd()))
+		line, err = readTerminalLine(tty)
 		return err
 	})
 	fmt.Fprintln(a.stderr)
@@ -107,6 +111,26 @@ func (a *app) readHidden(ctx context.Context, tty *os.File, prompt string) ([]by
 		return nil, local("cannot read from the terminal", err, "pipe the value in, or pass --from FILE")
 	}
 	return line, nil
+}
+
+// readTerminalLine reads up to the line's end, which it removes. A terminal
+// hands over a line at a time, so that nothing of the next one is taken. What is
+// read stays in one buffer, which the caller gets.
+func readTerminalLine(tty io.Reader) ([]byte, error) {
+	buf := make([]byte, canonicalLimit+1)
+	n := 0
+	for n < len(buf) {
+		got, err := tty.Read(buf[n:])
+		n += got
+		if n > 0 && buf[n-1] == '\n' {
+			return buf[:n-1], nil
+		}
+		if err != nil || got == 0 {
+			clear(buf)
+			return nil, io.EOF
+		}
+	}
+	return buf, nil
 }
 
 // confirm asks the person to type word before something is lost for good. It
