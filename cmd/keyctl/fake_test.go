@@ -436,6 +436,13 @@ func (f *fakeNode) delete(req fakeRequest, name string) (any, *apitype.Problem) 
 	return apitype.DeleteResult{Name: name, ID: strings.Repeat("1d", 32), Gen: s.gen, Done: !f.undone, Seats: seats}, nil
 }
 
+// bend changes the fake while it serves.
+func (f *fakeNode) bend(change func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change()
+}
+
 // requests returns what was asked for op so far.
 func (f *fakeNode) requests(op string) []fakeRequest {
 	f.mu.Lock()

@@ -102,7 +102,7 @@ func TestEveryProblem(t *testing.T) {
 		env := []string{"KEYMESH_SOCKET=" + f.socket}
 		for op, args := range map[string][]string{"put": {"put", "x"}, "get": {"get", "x"}, "delete": {"rm", "x", "--yes"}, "info": {"info", "x"},
 			"list": {"ls"}, "status": {"status"}, "peers": {"peer", "ls"}, "invite": {"peer", "invite", "--operator", "a"}} {
-			f.answers[op] = apitype.NewProblem(k.Type, "words of the node")
+			f.bend(func() { f.answers[op] = apitype.NewProblem(k.Type, "words of the node") })
 			code, out, said := call("", env, args...)
 			if code != k.Exit || out != "" {
 				t.Errorf("%s, %s: exit %d, want %d; stdout %q", op, k.Type, code, k.Exit, out)
@@ -120,7 +120,7 @@ func TestNodeHint(t *testing.T) {
 	f := startFake(t)
 	p := apitype.NewProblem(apitype.Quorum, "too few")
 	p.Hint = "start node bravo"
-	f.answers["get"] = p
+	f.bend(func() { f.answers["get"] = p })
 	if _, _, said := call("", []string{"KEYMESH_SOCKET=" + f.socket}, "get", "x"); !strings.Contains(said, "\nhint: start node bravo; keyctl peer ls shows") {
 		t.Errorf("%q", said)
 	}
@@ -142,10 +142,12 @@ func TestSecretsStayOut(t *testing.T) {
 	env := []string{"KEYMESH_SOCKET=" + f.socket}
 	for _, format := range []string{"text", "json"} {
 		for _, k := range append(apitype.Kinds(), apitype.Kind{}) {
-			delete(f.answers, "put")
-			if k.Type != "" {
-				f.answers["put"] = apitype.NewProblem(k.Type, "no")
-			}
+			f.bend(func() {
+				delete(f.answers, "put")
+				if k.Type != "" {
+					f.answers["put"] = apitype.NewProblem(k.Type, "no")
+				}
+			})
 			_, out, said := call(marker, env, "put", "x", "-o", format)
 			leaks("put "+string(k.Type), out+said)
 		}

@@ -196,7 +196,7 @@ func TestTerminalInterruptAtPrompt(t *testing.T) {
 
 func TestTerminalNeedsReveal(t *testing.T) {
 	f := startFake(t)
-	f.secrets["a"] = []fakeSecret{{gen: 1, value: []byte("hunter2")}}
+	f.bend(func() { f.secrets["a"] = []fakeSecret{{gen: 1, value: []byte("hunter2")}} })
 	x := onTerminal(t, f, "get", "a")
 	if code := x.end(); code != 1 || strings.Contains(x.seen.String(), "hunter2") || !strings.Contains(x.seen.String(), "hint: keyctl get a --reveal") {
 		t.Errorf("exit %d:\n%s", code, x.seen.String())
@@ -242,7 +242,7 @@ func TestInterrupt(t *testing.T) {
 	} {
 		t.Run(c.args[0], func(t *testing.T) {
 			f := startFake(t)
-			f.hang[c.hang] = true
+			f.bend(func() { f.hang[c.hang] = true })
 			cmd := command(f, c.args...)
 			var out, said bytes.Buffer
 			cmd.Stdout, cmd.Stderr = &out, &said
@@ -301,7 +301,7 @@ func TestInterruptedInput(t *testing.T) {
 // TestInterruptedBenchCleansUp expects no secret left behind.
 func TestInterruptedBenchCleansUp(t *testing.T) {
 	f := startFake(t)
-	f.hang["get"] = true
+	f.bend(func() { f.hang["get"] = true })
 	cmd := command(f, "bench", "--count", "8", "--concurrency", "2")
 	var out, said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &said
@@ -339,9 +339,7 @@ func TestStatusWatchShowsChanges(t *testing.T) {
 	dead := time.AfterFunc(patience, func() { cmd.Process.Kill() })
 	defer dead.Stop()
 	readUntil(t, out, "healthy")
-	f.mu.Lock()
-	f.offline["echo"] = true
-	f.mu.Unlock()
+	f.bend(func() { f.offline["echo"] = true })
 	readUntil(t, out, "degraded")
 	cmd.Process.Signal(os.Interrupt)
 	if code := exitCode(t, cmd); code != 130 {
