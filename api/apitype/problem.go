@@ -154,12 +154,15 @@ func (p *Problem) Error() string {
 }
 
 // ExitCode returns the exit code of the type, or that of the status when the
-// type is unknown here (a newer node).
+// type is unknown here (a newer node). It is never 0.
 func (p *Problem) ExitCode() int {
 	if k, ok := KindOf(p.Type); ok {
 		return k.Exit
 	}
-	return ExitStatus(p.Status)
+	if code := ExitStatus(p.Status); code != ExitOK {
+		return code
+	}
+	return ExitNode
 }
 
 // Is makes errors.Is(err, &Problem{Type: t}) true for problems of type t.

@@ -14,6 +14,7 @@ import (
 	"net/http/httptrace"
 	"net/url"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -79,7 +80,7 @@ func (cl *Client) request(ctx context.Context, c call) (*http.Request, error) {
 	if q == nil {
 		q = url.Values{}
 	}
-	if cl.As != "" {
+	if cl.As != "" && forPerson(c.path) {
 		q.Set("as", cl.As)
 	}
 	if t := nodeTimeout(ctx); t > 0 && c.path != apitype.PathHealthz && c.path != apitype.PathReadyz {
@@ -110,6 +111,11 @@ func (cl *Client) request(ctx context.Context, c call) (*http.Request, error) {
 		req.Header.Set("Authorization", "Bearer "+string(cl.Token))
 	}
 	return req, nil
+}
+
+// forPerson reports whether a path acts for a person; others take none.
+func forPerson(path string) bool {
+	return path == apitype.PathStatus || strings.HasPrefix(path, apitype.PathSecrets)
 }
 
 func (cl *Client) agent() string {
