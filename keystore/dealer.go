@@ -113,6 +113,7 @@ type dealing struct {
 	roster  roster
 	view    *view
 	located bool // nodes were asked; else the view is what is at hand
+	dry     bool // nothing is to be changed
 	own     []*share.SignedManifest
 	notes   []string
 }
@@ -204,17 +205,7 @@ func (d *dealing) deal(ctx context.Context) (*write, error) {
 	if fork != nil && !d.o.Force {
 		return nil, forkError(best, fork)
 	}
-	var prev *share.Manifest
-	if best != nil {
-		prev = &best.m.Manifest
-	}
-	shape, err := d.o.choose(d.roster, prev)
-	if err != nil {
-		return nil, err
-	}
-	pl := &placing{shape: shape, index: &d.h.index, id: d.h.id, self: d.s.self, roster: d.roster, prev: prev,
-		explicit: d.o.Holders, waived: d.o.AllowColocated || prev != nil && prev.Colocated}
-	where, err := pl.place()
+	pl, where, err := d.where(best)
 	if err != nil {
 		return nil, err
 	}
@@ -225,8 +216,24 @@ func (d *dealing) deal(ctx context.Context) (*write, error) {
 	if err := d.s.cfg.Shelf.Room(len(d.value) + 4<<10); err != nil {
 		return nil, fmt.Errorf("%w: this node's own store: %w", ErrFull, err)
 	}
-	d.notes = append(shape.notes(d.o.W), where.notes...)
+	d.notes = append(pl.notes(d.o.W), where.notes...)
 	return d.split(m, best, where)
+}
+
+// where chooses numbers and seats.
+func (d *dealing) where(best *certified) (*placing, *placed, error) {
+	var prev *share.Manifest
+	if best != nil {
+		prev = &best.m.Manifest
+	}
+	shape, err := d.o.choose(d.roster, prev)
+	if err != nil {
+		return nil, nil, err
+	}
+	pl := &placing{shape: shape, index: &d.h.index, id: d.h.id, self: d.s.self, roster: d.roster, prev: prev,
+		explicit: d.o.Holders, waived: d.o.AllowColocated || prev != nil && prev.Colocated}
+	where, err := pl.place()
+	return pl, where, err
 }
 
 // manifest fills in everything that does not depend on the data key.

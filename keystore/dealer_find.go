@@ -47,7 +47,7 @@ func (d *dealing) ask(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("%w: asking the holders what is there", ErrTimeout)
 	}
-	if c := d.view.complete(); c != nil {
+	if c := d.view.complete(); c != nil && !d.dry {
 		d.s.spread(ctx, c)
 	}
 	if d.o.New {

@@ -90,13 +90,14 @@ func (o *PutOptions) choose(r roster, prev *share.Manifest) (shape, error) {
 			s.w = int(prev.W)
 		}
 	case s.n == 0 && s.k == 0:
-		holders := 0
-		for _, m := range r {
-			holders += btoi(m.Holder && !m.Revoked && !m.Lapsed && ready(m))
+		holders, operators := r.eligible()
+		places := operators
+		if o.AllowColocated {
+			places = holders
 		}
 		var ok bool
-		if s.n, s.k, ok = share.DefaultShape(holders); !ok {
-			return s, &PlacementError{Want: 3, Have: holders, Why: fmt.Sprintf("%d holders can take a seat now and at least 3 are needed", holders)}
+		if s.n, s.k, ok = share.DefaultShape(places); !ok {
+			return s, &PlacementError{Want: 3, Have: places, Why: fmt.Sprintf("%d holders of %d operators can take a seat now, and 3 of different operators are needed", holders, operators)}
 		}
 	case s.k == 0 && len(o.Holders) > 0 && s.n == len(o.Holders):
 		if _, k, ok := share.DefaultShape(s.n); ok && s.n <= 5 {
@@ -116,6 +117,18 @@ func (o *PutOptions) choose(r roster, prev *share.Manifest) (shape, error) {
 		return s, fmt.Errorf("%w: w is %d to %d with %d of %d", ErrInput, share.MinW(s.n, s.k), s.n, s.k, s.n)
 	}
 	return s, nil
+}
+
+// eligible counts the holders that can take a seat now, and their operators.
+func (r roster) eligible() (holders, operators int) {
+	seen := make(map[string]bool)
+	for _, m := range r {
+		if m.Holder && !m.Revoked && !m.Lapsed && ready(m) {
+			holders++
+			seen[operator(m)] = true
+		}
+	}
+	return holders, len(seen)
 }
 
 // zoneLimit is how many seats one zone may hold: losing or reading a whole

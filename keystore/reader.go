@@ -266,13 +266,28 @@ func (g *reading) byGen(l *located, best *certified) error {
 			most, g.use = n, m
 		}
 	}
-	if g.use == nil {
-		if best != nil && best.m.Gen >= g.o.Gen {
-			return ErrNotFound
-		}
-		return g.notThere(l, best)
+	switch {
+	case g.use != nil:
+		return nil
+	case best == nil:
+		return g.notThere(l, nil)
+	case g.unknown(l, best):
+		return ErrNotFound
 	}
-	return nil
+	return &QuorumError{Op: "saying that there is no such generation", Need: len(l.answered) + 1, Have: len(l.answered), Seats: l.silent()}
+}
+
+// unknown: a generation above the latest would be known to one of n-w+1 of its
+// seats, and fewer than k silent nodes cannot have the rows of an older one.
+func (g *reading) unknown(l *located, best *certified) bool {
+	if g.o.Gen < best.m.Gen {
+		return len(l.failed) < share.MinK
+	}
+	said := 0
+	for _, seat := range best.m.Seats {
+		said += btoi(l.answered[seat.Node])
+	}
+	return said >= best.m.N()-int(best.m.W)+1
 }
 
 func forkError(a, b *certified) error {

@@ -1,0 +1,156 @@
+package keystore
+
+import (
+	"context"
+	"crypto/sha256"
+	"sync"
+	"time"
+
+	"keymesh/crypto/key"
+	"keymesh/crypto/share"
+	"keymesh/keystore/custody"
+)
+
+// summaryAge is how long a count is good for: it costs a look at everything the
+// person has.
+const summaryAge = 10 * time.Second
+
+// maxSummaries bounds the persons whose count is kept; when full all are
+// forgotten.
+const maxSummaries = 64
+
+// summaries keeps the last count of each person.
+type summaries struct {
+	mu   sync.Mutex
+	kept map[key.PersonPublic]keptSummary
+}
+
+type keptSummary struct {
+	secrets, atRisk, below int
+	at                     time.Time
+}
+
+func newSummaries() *summaries { return &summaries{kept: make(map[key.PersonPublic]keptSummary)} }
+
+// Summary counts the person's secrets, those of them that one more lost seat
+// puts below their threshold, and those below it now, by the seats that answer.
+// It is up to 10 s old. Errors: [QuorumError] when nobody answered,
+// [ErrTimeout].
+func (s *Store) Summary(ctx context.Context, p Person) (secrets, atRisk, below int, err error) {
+	owner := p.Key.Public()
+	s.counts.mu.Lock()
+	have, ok := s.counts.kept[owner]
+	s.counts.mu.Unlock()
+	if ok && time.Since(have.at) < summaryAge {
+		return have.secrets, have.atRisk, have.below, nil
+	}
+	ctx, cancel := within(ctx, 0)
+	defer cancel()
+	t := &tally{s: s, owner: owner, bySum: make(map[[32]byte]*counted), best: make(map[key.Hash]*counted), dead: make(map[key.Hash]uint64)}
+	if _, err := s.sweep(ctx, p, s.roster(), t.take); err != nil {
+		return 0, 0, 0, err
+	}
+	have = t.sum()
+	s.counts.mu.Lock()
+	defer s.counts.mu.Unlock()
+	if len(s.counts.kept) >= maxSummaries {
+		clear(s.counts.kept)
+	}
+	s.counts.kept[owner] = have
+	return have.secrets, have.atRisk, have.below, nil
+}
+
+// tally counts seats. A manifest counts once more of its seats show it as
+// committed than may lie; one that fewer show must prove itself.
+type tally struct {
+	s     *Store
+	owner key.PersonPublic
+	bySum map[[32]byte]*counted
+	best  map[key.Hash]*counted
+	dead  map[key.Hash]uint64 // deleted up to
+}
+
+// counted is one manifest in a tally.
+type counted struct {
+	id       key.Hash
+	gen      uint64
+	k, f     int
+	seats    map[key.NodeID]bool
+	shown    int
+	good     int
+	proof    *custody.State // until it has counted
+	from     key.NodeID
+	official bool
+}
+
+func (t *tally) take(node key.NodeID, st *custody.State) {
+	if len(st.Tombstone) > 0 {
+		if ts, _, err := share.OpenTombstone(t.s.cfg.ID, st.Tombstone); err == nil && ts.Owner == t.owner && ts.Scope == share.ScopeAll {
+			t.dead[ts.ID] = max(t.dead[ts.ID], ts.Gen)
+		}
+	}
+	if len(st.Manifest) == 0 {
+		return
+	}
+	sum := sha256.Sum256(st.Manifest)
+	c := t.bySum[sum]
+	if c == nil {
+		if c = t.read(st); c == nil {
+			return
+		}
+		c.from = node
+		t.bySum[sum] = c
+	}
+	if !c.seats[node] {
+		return
+	}
+	delete(c.seats, node) // one word a seat
+	c.shown++
+	c.good += btoi(st.Row == custody.RowGood)
+	if c.shown > c.f && !c.official {
+		t.promote(c)
+	}
+}
+
+func (t *tally) read(st *custody.State) *counted {
+	o, err := key.DecodeObject(st.Manifest)
+	if err != nil {
+		return nil
+	}
+	var m share.Manifest
+	if key.Unmarshal(o.Body, &m) != nil || m.Owner != t.owner || m.Check() != nil {
+		return nil
+	}
+	c := &counted{id: m.ID, gen: m.Gen, k: int(m.K), f: m.F(), seats: make(map[key.NodeID]bool, m.N()), proof: st}
+	for _, seat := range m.Seats {
+		c.seats[seat.Node] = true
+	}
+	return c
+}
+
+func (t *tally) promote(c *counted) {
+	c.official, c.proof = true, nil
+	if b := t.best[c.id]; b == nil || b.gen < c.gen {
+		t.best[c.id] = c
+	}
+}
+
+func (t *tally) sum() keptSummary {
+	for _, c := range t.bySum {
+		if b := t.best[c.id]; !c.official && (b == nil || b.gen < c.gen) {
+			if v := t.s.newView(c.id); v.merge(c.from, c.proof) == nil {
+				t.promote(c)
+			}
+		}
+	}
+	out := keptSummary{at: time.Now()}
+	for id, c := range t.best {
+		if c.gen <= t.dead[id] {
+			continue
+		}
+		out.secrets++
+		out.atRisk += btoi(c.good == c.k)
+		out.below += btoi(c.good < c.k)
+	}
+	return out
+}
