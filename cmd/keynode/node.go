@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -219,24 +220,32 @@ func listenUnix(path string) (net.Listener, error) {
 	return l, nil
 }
 
-// writeToken makes the bearer token of the TCP API: 32 random bytes as hex in
-// a file that only this user can read. A new one at every start.
-func writeToken(dir string) ([]byte, error) {
+// apiToken is the bearer token of the TCP API, in a file that only this user can
+// read: 32 random bytes as hex. It is made at the first start that needs it and
+// kept, so that scripts survive restarts; deleting the file makes a new one.
+func apiToken(dir string) ([]byte, error) {
+	path := filepath.Join(dir, "token")
+	b, err := readPrivate(path)
+	if err == nil {
+		if b = bytes.TrimSpace(b); len(b) != 64 {
+			return nil, hint(fmt.Errorf("%s is not a token of 64 hexadecimal digits", path), "delete it; the next start makes a new one")
+		}
+		return b, nil
+	}
+	if !errors.Is(err, errNoIdentity) {
+		return nil, fmt.Errorf("reading the API token: %w", err)
+	}
 	raw := make([]byte, 32)
 	if _, err := rand.Read(raw); err != nil {
 		return nil, err
 	}
 	token := []byte(hex.EncodeToString(raw))
-	path := filepath.Join(dir, "token")
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
-	}
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("writing the API token: %w", err)
 	}
 	_, err = f.Write(append(token, '\n'))
-	return token, errors.Join(err, f.Close())
+	return token[:64:64], errors.Join(err, f.Close())
 }
 
 // apiHosts are the values of Host that the TCP API answers to.

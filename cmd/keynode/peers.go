@@ -19,7 +19,7 @@ func (d *daemon) wireAPI() error {
 	var hosts []string
 	if d.cfg.APITCP != "" {
 		var err error
-		if token, err = writeToken(d.dir); err != nil {
+		if token, err = apiToken(d.dir); err != nil {
 			return err
 		}
 		hosts = apiHosts(d.cfg.APITCP)
