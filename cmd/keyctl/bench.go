@@ -80,6 +80,8 @@ type benchJSON struct {
 	Nodes []string   `json:"nodes"`
 	Runs  []benchRun `json:"runs"`
 	Left  int        `json:"left"` // secrets that could not be deleted
+	// Pending deletions have yet to reach some holders.
+	Pending int `json:"pending"`
 }
 
 // benchRun is one row: one operation at one number of clients.
@@ -126,6 +128,9 @@ func (a *app) bench(ctx context.Context, f benchFlags) error {
 	if err := a.printBench(out); err != nil {
 		return err
 	}
+	if out.Pending > 0 {
+		a.note("note: %s have yet to reach some holders, which happens by itself", plural(out.Pending, "deletion"))
+	}
 	if first != nil {
 		return apiError("some operations failed, the first of them", "keyctl bench", first)
 	}
@@ -161,7 +166,9 @@ func (a *app) measure(ctx context.Context, l *load, f benchFlags, out *benchJSON
 				first = err
 			}
 		}
-		out.Left += l.cleanUp(ctx)
+		left, pending := l.cleanUp(ctx)
+		out.Left += left
+		out.Pending += pending
 	}
 	return first
 }

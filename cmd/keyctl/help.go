@@ -106,7 +106,7 @@ are RFC 3339, ids and hashes text.
   peer info    one of these
   peer invite  ticket operator roles[] expires issuer fingerprint[]
   doctor       checks[name state text fix] exit_code
-  bench        size nodes[] left runs[op concurrency count errors seconds
+  bench        size nodes[] left pending runs[op concurrency count errors seconds
                per_second p50_ms p99_ms max_ms]
   version      version commit go platform
 

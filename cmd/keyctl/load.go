@@ -71,16 +71,11 @@ func (l *load) run(ctx context.Context, op string, workers int) (benchRun, error
 		total = l.stored
 	}
 	begin := time.Now()
-	if l.flags.span > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithDeadline(ctx, begin.Add(l.flags.span))
-		defer cancel()
-	}
 	var next atomic.Int64
 	samples := make([]sample, workers)
 	var wg sync.WaitGroup
 	for w := range workers {
-		wg.Go(func() { samples[w] = l.client(ctx, op, l.nodes[w%len(l.nodes)], &next, total) })
+		wg.Go(func() { samples[w] = l.client(ctx, op, l.nodes[w%len(l.nodes)], &next, total, begin) })
 	}
 	wg.Wait()
 	if op == "put" {
@@ -92,11 +87,12 @@ func (l *load) run(ctx context.Context, op string, workers int) (benchRun, error
 	return l.row(op, workers, time.Since(begin), samples)
 }
 
-// client works until the count is reached or time is up. Recoveries by time go
-// round and round over what was stored.
-func (l *load) client(ctx context.Context, op string, node *client.Client, next *atomic.Int64, total int) sample {
+// client works until the count is reached or time is up; what it has begun by
+// then it ends, since a write that is cut off would be in doubt. Recoveries by
+// time go round and round over what was stored.
+func (l *load) client(ctx context.Context, op string, node *client.Client, next *atomic.Int64, total int, start time.Time) sample {
 	var s sample
-	for ctx.Err() == nil {
+	for ctx.Err() == nil && (l.flags.span == 0 || time.Since(start) < l.flags.span) {
 		i := int(next.Add(1)) - 1
 		switch {
 		case l.flags.span == 0 && i >= total, op == "get" && total == 0:
@@ -110,7 +106,7 @@ func (l *load) client(ctx context.Context, op string, node *client.Client, next 
 		case err == nil:
 			s.times = append(s.times, time.Since(begin))
 		case ctx.Err() != nil:
-			return s // the end of the measurement cut it off
+			return s // interrupted
 		default:
 			s.errors++
 			if s.first == nil {
@@ -164,34 +160,33 @@ const (
 	cleanUpWorkers = 16
 )
 
-// cleanUp deletes what this pair may have stored and returns how many could not
-// be deleted. A deletion that some holders have yet to hear of counts as done.
-func (l *load) cleanUp(ctx context.Context) (left int) {
+// cleanUp deletes what this pair may have stored. It returns how many could not
+// be deleted, and of how many deletions some holders have yet to hear: their
+// nodes see to that by themselves.
+func (l *load) cleanUp(ctx context.Context) (left, pending int) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUpTime)
 	defer cancel()
-	var next, failed atomic.Int64
+	var next, failed, late atomic.Int64
 	var wg sync.WaitGroup
 	for w := range cleanUpWorkers {
 		wg.Go(func() {
 			for i := int(next.Add(1)) - 1; i < l.stored; i = int(next.Add(1)) - 1 {
-				if l.remove(ctx, l.nodes[w%len(l.nodes)], l.name(i)) != nil {
+				switch err := l.remove(ctx, l.nodes[w%len(l.nodes)], l.name(i)); {
+				case errors.Is(err, &apitype.Problem{Type: apitype.InDoubt}):
+					late.Add(1)
+				case err != nil && !errors.Is(err, &apitype.Problem{Type: apitype.NotFound}):
 					failed.Add(1)
 				}
 			}
 		})
 	}
 	wg.Wait()
-	return int(failed.Load())
+	return int(failed.Load()), int(late.Load())
 }
 
 func (l *load) remove(ctx context.Context, node *client.Client, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, l.timeout)
 	defer cancel()
 	_, err := node.Delete(ctx, name, client.DeleteOptions{})
-	for _, gone := range []apitype.Type{apitype.NotFound, apitype.InDoubt} {
-		if errors.Is(err, &apitype.Problem{Type: gone}) {
-			return nil
-		}
-	}
 	return err
 }

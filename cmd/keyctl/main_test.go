@@ -315,6 +315,27 @@ func TestCompletionTime(t *testing.T) {
 	}
 }
 
+// TestVersionIsThatOfKeynode: the two are built and shipped together.
+func TestVersionIsThatOfKeynode(t *testing.T) {
+	files, err := filepath.Glob("../keynode/*.go")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no sources of keynode: %v", err)
+	}
+	for _, f := range files {
+		data, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, rest, ok := strings.Cut(string(data), "\nconst version = \""); ok {
+			if got, _, _ := strings.Cut(rest, "\""); got != version {
+				t.Errorf("keynode is %s and keyctl %s", got, version)
+			}
+			return
+		}
+	}
+	t.Error("keynode has no constant version")
+}
+
 // TestShellWord pastes hints into a shell's rules.
 func TestShellWord(t *testing.T) {
 	for in, want := range map[string]string{"demo/db": "demo/db", "a b": "'a b'", "it's": `'it'\''s'`, "$(x)": "'$(x)'", "-rf": "'-rf'", "": "''", "a\nb": `'a\u000ab'`} {

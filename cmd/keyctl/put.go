@@ -179,6 +179,8 @@ func (f putFlags) check() error {
 		return usage("a secret has at most 32 seats", "-n 32 is the most")
 	case f.repair != "" && f.repair != "owner" && f.repair != "quorum":
 		return usage("--repair is owner or quorum", help)
+	case f.casIsWanted && f.cas == 0:
+		return usage("generations count from 1, so --cas 0 can never hold", "--if-absent puts only when there is none")
 	case f.ifAbsent && f.casIsWanted:
 		return usage("--cas and --if-absent exclude each other", "use one of the two")
 	}

@@ -31,6 +31,9 @@ func (a *app) versionCommand() *cobra.Command {
 	}
 }
 
+// version of this program; that of keynode is the same.
+const version = "0.1.0"
+
 // versionJSON is the answer of version.
 type versionJSON struct {
 	Version  string `json:"version"`
@@ -41,13 +44,10 @@ type versionJSON struct {
 
 // versionInfo reads what the linker recorded.
 func versionInfo() versionJSON {
-	v := versionJSON{Version: "(devel)", Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
+	v := versionJSON{Version: version, Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return v
-	}
-	if info.Main.Version != "" {
-		v.Version = info.Main.Version
 	}
 	for _, s := range info.Settings {
 		if s.Key == "vcs.revision" && len(s.Value) >= 12 {
