@@ -17,6 +17,7 @@ type outcome struct {
 	conflict  bool // other manifests stand in the way
 	stale     bool // one of them is certified: there is nothing to wait for
 	notStored bool // and will not be: so many seats refused
+	undecided bool // seats that are still asked may make it not stored
 	full      bool // for want of room
 	failed    error
 	shown     []*certified
@@ -49,7 +50,10 @@ func (w *write) judge(final bool) *outcome {
 	if !out.ok && w.cert == nil {
 		refused := w.count(own, func(p *progress) bool { return p.refused })
 		full := w.count(own, func(p *progress) bool { return p.full })
-		out.notStored = out.stale || refused >= w.m.N()-int(w.m.W)+1+w.m.F()
+		enough := w.m.N() - int(w.m.W) + 1 + w.m.F()
+		busy := w.count(own, func(p *progress) bool { return p.busy })
+		out.notStored = out.stale || refused >= enough
+		out.undecided = !out.notStored && !out.conflict && w.failed == nil && busy > 0 && refused+busy >= enough
 		out.full = out.notStored && 2*full > refused
 	}
 	for _, c := range w.view.certs {

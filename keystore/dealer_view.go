@@ -227,6 +227,13 @@ func (v *view) mergeHistory(h *held, st *custody.State) error {
 	return nil
 }
 
+// nothingAbove reports whether a node that answered says that it knows of
+// nothing certified above gen. One that holds nothing at all says nothing.
+func (v *view) nothingAbove(node key.NodeID, gen uint64) bool {
+	h := v.held[node]
+	return h != nil && h.floor.Gen <= gen
+}
+
 // deleted reports whether a tombstone covers this generation.
 func (v *view) deleted(gen uint64) bool {
 	return slices.ContainsFunc(v.tombs, func(t *tombstone) bool { return t.Covers(gen) })

@@ -164,6 +164,9 @@ const (
 	offlineTimeout = 3 * time.Second
 	callTries      = 3
 	tryPause       = 50 * time.Millisecond // doubled each time
+	// refusalGrace is how long a write that can get no certificate waits for
+	// the seats that have not answered: enough refusals make it "not stored".
+	refusalGrace = 300 * time.Millisecond
 )
 
 // run drives the write until every node has answered or failed, or life ends.
@@ -182,13 +185,22 @@ func (w *write) run(asked, life context.Context, decide func(*outcome)) {
 	w.begin(life, launch)
 	waiting, over := asked.Done(), life.Done()
 	decided := false
+	var last <-chan time.Time // the end of the wait for more refusals
 	verdict := func(final bool) {
 		if decided {
 			return
 		}
-		if out := w.judge(final); out != nil {
+		out := w.judge(final)
+		if out != nil && !final && out.undecided {
+			if last == nil {
+				t := time.NewTimer(refusalGrace)
+				last = t.C
+			}
+			return
+		}
+		if out != nil {
 			decided, w.answered, w.abandoned = true, w.answered || out.ok, out.notStored
-			if w.cert == nil && !final {
+			if w.cert == nil && (!final || last != nil) {
 				cancel()
 			}
 			decide(out)
@@ -203,6 +215,8 @@ func (w *write) run(asked, life context.Context, decide func(*outcome)) {
 			verdict(false)
 		case <-waiting:
 			waiting = nil
+			verdict(true)
+		case <-last:
 			verdict(true)
 		case <-over:
 			over = nil

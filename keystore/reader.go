@@ -168,7 +168,7 @@ func (g *reading) enough(l *located) bool {
 	if best != nil && fork == nil && g.latest() && !g.view.deleted(best.m.Gen) && len(g.view.live(best.m.Gen)) == 0 && g.fresh(best) {
 		said := 0
 		for _, seat := range best.m.Seats {
-			said += btoi(l.answered[seat.Node])
+			said += btoi(g.view.nothingAbove(seat.Node, best.m.Gen))
 		}
 		if said >= best.m.N()-int(best.m.W)+1 {
 			return true
@@ -285,7 +285,7 @@ func (g *reading) unknown(l *located, best *certified) bool {
 	}
 	said := 0
 	for _, seat := range best.m.Seats {
-		said += btoi(l.answered[seat.Node])
+		said += btoi(g.view.nothingAbove(seat.Node, g.o.Gen-1))
 	}
 	return said >= best.m.N()-int(best.m.W)+1
 }

@@ -198,7 +198,7 @@ func (g *reading) take(id key.NodeID, a *rowReply, err error) *certified {
 		if best, _ := g.view.latest(); best != nil && best.m.Gen > g.use.Gen {
 			return best
 		}
-		r.current = a.of == g.use.Hash || a.state != nil
+		r.current = a.of == g.use.Hash && a.state == nil || a.state != nil && g.view.nothingAbove(id, g.use.Gen)
 	}
 	switch {
 	case a.outcome != custody.OK:
@@ -297,6 +297,9 @@ func (g *reading) why() error {
 		return &IntegrityError{Need: int(g.use.K), Have: rows, Bad: g.badRows()}
 	case denied > 0 && denied == answered:
 		return ErrDenied
+	case rows >= int(g.use.K) && g.ct != nil:
+		_, current := g.counts()
+		return &QuorumError{Op: "believing that nothing is newer", Need: g.use.N() - int(g.use.W) + 1, Have: current, Seats: g.states()}
 	case !g.latest() && rows == 0 && answered == len(g.seats):
 		return ErrNotFound
 	}
