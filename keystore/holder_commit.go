@@ -127,6 +127,9 @@ func (s *secretState) certified(f holderFacts, e *stored, w *writes) bool {
 	s.pending = slices.Delete(s.pending, i, i+1)
 	s.retire(&mine, base, known, w)
 	s.committed = &mine
+	if mine.Gen == s.floor.Gen {
+		s.floor.Manifest = mine.Hash // of a fork, what is whole here is what is there
+	}
 	return true
 }
 
