@@ -62,7 +62,11 @@ func infoText(in apitype.Info) string {
 	}
 	fact(&b, "shared", "%d-of-%d, acknowledged at %d", in.K, in.N, in.W)
 	fact(&b, "acked", "%d", in.Acked)
-	fact(&b, "margin", "%s may still be lost", plural(in.Margin, "more holder"))
+	if in.Margin < 0 {
+		fact(&b, "margin", "%s must return before it can be recovered", plural(-in.Margin, "holder"))
+	} else {
+		fact(&b, "margin", "%s may still be lost", plural(in.Margin, "more holder"))
+	}
 	fact(&b, "size", "%s", plural(int(in.Size), "byte"))
 	fact(&b, "created", "%s", when(in.Created, "-"))
 	fact(&b, "expires", "%s", when(in.Expires, "never"))
