@@ -173,5 +173,8 @@ func OpenManifest(net key.NetworkID, b []byte) (*SignedManifest, error) {
 	if sm.Owner != key.PersonPublic(o.Key) {
 		return nil, fmt.Errorf("%w: not signed by its owner", ErrManifest)
 	}
-	return sm, sm.Check()
+	if err := sm.Check(); err != nil {
+		return nil, err
+	}
+	return sm, nil
 }

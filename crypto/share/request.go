@@ -65,7 +65,10 @@ func OpenQuery(net key.NetworkID, b []byte, self key.NodeID, now uint64) (*Query
 	if q.Person != key.PersonPublic(o.Key) || q.Node != self {
 		return nil, fmt.Errorf("%w: signed by another person or for another node", ErrRequest)
 	}
-	return q, checkLife(now, q.Expires, QueryLife)
+	if err := checkLife(now, q.Expires, QueryLife); err != nil {
+		return nil, err
+	}
+	return q, nil
 }
 
 // clockSkew is how far apart two honest clocks may be (protocol.md section 5
@@ -73,11 +76,18 @@ func OpenQuery(net key.NetworkID, b []byte, self key.NodeID, now uint64) (*Query
 const clockSkew = 10 * 60
 
 func checkLife(now, expires, life uint64) error {
-	if expires+clockSkew < now || expires > now+life+clockSkew {
+	if past(expires, now) || after(expires, now, life+clockSkew) {
 		return ErrExpired
 	}
 	return nil
 }
+
+// past reports whether t is more than the clocks' difference before now.
+func past(t, now uint64) bool { return after(now, t, clockSkew) }
+
+// after reports whether t is more than d seconds after since. Times are a
+// peer's and may be any number: sums of them would wrap.
+func after(t, since, d uint64) bool { return t > since && t-since > d }
 
 // Request asks the holders for something; parties of the policy sign it or
 // approve it.
@@ -131,12 +141,21 @@ func OpenRequest(net key.NetworkID, b []byte, now uint64) (*SignedRequest, error
 		return nil, fmt.Errorf("%w: unknown verb %d", ErrRequest, r.Verb)
 	case len(r.Ephemeral) > MaxEphemeral || len(r.Payload) > MaxPayload || len(r.Purpose) > MaxPurpose:
 		return nil, fmt.Errorf("%w: a field is too long", ErrRequest)
-	case r.Created > r.Expires || r.Expires-r.Created > RequestLifeMax:
-		return nil, fmt.Errorf("%w: it would live too long", ErrRequest)
-	case r.Created > now+clockSkew || r.Expires+clockSkew < now:
-		return nil, ErrExpired
+	}
+	if err := r.checkTimes(now); err != nil {
+		return nil, err
 	}
 	return r, nil
+}
+
+func (r *Request) checkTimes(now uint64) error {
+	switch {
+	case r.Created > r.Expires || after(r.Expires, r.Created, RequestLifeMax):
+		return fmt.Errorf("%w: it would live too long", ErrRequest)
+	case after(r.Created, now, clockSkew) || past(r.Expires, now):
+		return ErrExpired
+	}
+	return nil
 }
 
 // Verdicts of an Approval.
@@ -176,7 +195,10 @@ func OpenApproval(net key.NetworkID, b []byte, now uint64) (*Approval, error) {
 	if a.Person != key.PersonPublic(o.Key) || a.Verdict < VerdictApprove || a.Verdict > VerdictVeto {
 		return nil, fmt.Errorf("%w: signed by another person than it names, or no known verdict", ErrRequest)
 	}
-	return a, checkLife(now, a.Expires, RequestLifeMax)
+	if err := checkLife(now, a.Expires, RequestLifeMax); err != nil {
+		return nil, err
+	}
+	return a, nil
 }
 
 // Release is the holder's word that it gave a row to a request.
