@@ -259,4 +259,3 @@ func TestFiveFromOneBootstrap(t *testing.T) {
 		}
 	})
 }
-

@@ -39,6 +39,7 @@ type contact struct {
 	fails      int
 	next       time.Time
 	dialling   bool
+	knocking   bool // and holds one of the places for unproven addresses
 	wanted     bool // a call waits
 	failed     time.Time
 	lastErr    error
@@ -132,7 +133,6 @@ func (n *Node) tend() error {
 		n.mu.Lock()
 		due, next := n.due(now)
 		for _, c := range due {
-			c.dialling = true
 			n.wg.Go(func() { n.dial(c) })
 		}
 		n.mu.Unlock()
@@ -140,7 +140,7 @@ func (n *Node) tend() error {
 	}
 }
 
-// due picks the contacts to dial now, and when to look again. The caller holds
+// due marks the contacts to dial now, and says when to look again. The caller holds
 // n.mu.
 func (n *Node) due(now time.Time) (due []*contact, next time.Time) {
 	next = now.Add(time.Minute)
@@ -149,14 +149,25 @@ func (n *Node) due(now time.Time) (due []*contact, next time.Time) {
 	consider := func(c *contact, want bool) {
 		switch {
 		case c.dialling:
-			running++
 		case !want && !c.wanted:
 		case c.next.After(now):
 			if c.next.Before(next) {
 				next = c.next
 			}
+		case running >= maxDials, n.stranger(c) && n.knocking >= maxStrange:
+			// The end of a dial looks again.
 		default:
+			c.dialling = true
+			if c.knocking = n.stranger(c); c.knocking {
+				n.knocking++
+			}
+			running++
 			due = append(due, c)
+		}
+	}
+	for _, c := range n.peers {
+		if c.dialling {
+			running++
 		}
 	}
 	for id, c := range n.peers {
@@ -167,10 +178,17 @@ func (n *Node) due(now time.Time) (due []*contact, next time.Time) {
 	for _, c := range n.boot {
 		consider(c, c.id.IsZero() || c.id != n.id && n.link(c.id) == nil)
 	}
-	if room := max(0, maxDials-running); len(due) > room {
-		due = due[:room] // the end of a dial looks again
-	}
 	return due, next
+}
+
+// stranger reports whether no address of the contact is known to be its own.
+func (n *Node) stranger(c *contact) bool {
+	for _, a := range c.addrs {
+		if c.configured || c.proven[a] {
+			return false
+		}
+	}
+	return true
 }
 
 // dial tries the addresses of a contact in turn, and serves the link that came
@@ -195,6 +213,10 @@ func (n *Node) dial(c *contact) {
 	}
 	n.mu.Lock()
 	c.dialling = false
+	if c.knocking {
+		c.knocking = false
+		n.knocking--
+	}
 	n.tried(c, l, err, time.Now())
 	n.mu.Unlock()
 	nudge(n.dialWake)
@@ -225,12 +247,8 @@ func (n *Node) try(c *contact, addr string, want key.NodeID) (*link, error) {
 	if c.configured {
 		dial = n.known
 	} else {
-		ok, strange := n.mayKnock(c, addr)
-		if !ok {
+		if !n.mayKnock(c, addr) {
 			return nil, errNoAddress
-		}
-		if strange {
-			defer n.knocked()
 		}
 	}
 	l, err := n.approach(n.ctx, addr, want, dial)
@@ -254,34 +272,27 @@ func (n *Node) try(c *contact, addr string, want key.NodeID) (*link, error) {
 }
 
 // mayKnock applies the limits of unproven addresses: a few quick attempts (the
-// node may be starting), then one in ten minutes, four at a time.
-func (n *Node) mayKnock(c *contact, addr string) (ok, strange bool) {
+// node may be starting), then one in ten minutes.
+func (n *Node) mayKnock(c *contact, addr string) bool {
 	now := time.Now()
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if c.proven[addr] {
-		return true, false
+		return true
 	}
 	s := n.strange[addr]
 	if s == nil {
 		s = &stranger{}
 		n.strange[addr] = s
 	}
-	if now.Before(s.next) || n.knocking >= maxStrange {
-		return false, true
+	if now.Before(s.next) {
+		return false
 	}
 	s.tries++
 	if s.tries >= strangeTries {
 		s.next = now.Add(strangeWait)
 	}
-	n.knocking++
-	return true, true
-}
-
-func (n *Node) knocked() {
-	n.mu.Lock()
-	n.knocking--
-	n.mu.Unlock()
+	return true
 }
 
 // tried notes the outcome of a dial. The caller holds n.mu.
@@ -295,10 +306,7 @@ func (n *Node) tried(c *contact, l *link, err error, now time.Time) {
 	case errors.Is(err, errCrowded):
 		c.next = now.Add(rand.N(crowdedWait))
 	case errors.Is(err, errNoAddress):
-		c.next = now.Add(50*time.Millisecond + rand.N(100*time.Millisecond))
-		if n.knocking < maxStrange {
-			c.next = n.knockAgain(c, now)
-		}
+		c.next = n.knockAgain(c, now)
 	default:
 		c.fails++
 		c.next = now.Add(backoff(c.fails))
@@ -323,7 +331,7 @@ func (n *Node) knockAgain(c *contact, now time.Time) time.Time {
 			next = s.next
 		}
 	}
-	return next.Add(rand.N(time.Second))
+	return next.Add(backoffMin + rand.N(time.Second))
 }
 
 // wants returns which peers the node dials by itself: all of a small mesh; of

@@ -72,7 +72,9 @@ func (n *Node) met(l *link, theirs *hello, rec *roster.Record, now time.Time) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.roster.Saw(rec.Chain)
-	n.merge(roster.Item{Object: rec.Object}, l.peer, now)
+	if n.roster.Put(rec, now) == nil {
+		n.accepted(rec, l.peer, now)
+	}
 	c := n.peers[l.peer]
 	if c == nil {
 		// A peer whose record is not acceptable now, by this node's clock.
@@ -94,13 +96,19 @@ func (n *Node) merge(it roster.Item, from key.NodeID, now time.Time) error {
 	if err != nil {
 		return err
 	}
+	n.accepted(rec, from, now)
+	return nil
+}
+
+// accepted acts on a record that the roster took. The caller holds n.mu.
+func (n *Node) accepted(rec *roster.Record, from key.NodeID, now time.Time) {
 	id := rec.ID()
 	if id == n.id {
 		if rec.Body.Seq > n.seq { // somebody kept what this node forgot
 			n.seq = rec.Body.Seq
 			nudge(n.choreWake)
 		}
-		return nil
+		return
 	}
 	n.learned(rec, now)
 	if l := n.link(id); l != nil {
@@ -108,7 +116,6 @@ func (n *Node) merge(it roster.Item, from key.NodeID, now time.Time) error {
 	}
 	n.noteRecord(id)
 	n.spread(key.Hash(id), from)
-	return nil
 }
 
 func (n *Node) mergeRevocation(it roster.Item, from key.NodeID) error {
@@ -132,19 +139,7 @@ func (n *Node) mergeRevocation(it roster.Item, from key.NodeID) error {
 
 // up is called when a link became the one to its peer. The dialling side
 // compares rosters at once.
-func (n *Node) up(l *link, first bool) {
-	n.mu.Lock()
-	if first && len(n.linked()) == 1 {
-		// The network is back: what failed meanwhile is worth another try.
-		now := time.Now()
-		for _, c := range n.peers {
-			if soon := now.Add(rand.N(2 * time.Second)); c.fails > 2 && soon.Before(c.next) {
-				c.next = soon
-			}
-		}
-		nudge(n.dialWake)
-	}
-	n.mu.Unlock()
+func (n *Node) up(l *link) {
 	n.count("links up")
 	n.log.Debug("link up", "node", l.peer.Short(), "addr", l.addr, "inbound", l.inbound)
 	n.wg.Go(func() {
@@ -156,14 +151,28 @@ func (n *Node) up(l *link, first bool) {
 	})
 }
 
-// settled releases the calls that wait for a link to the peer.
+// settled releases the calls that wait for a link to the peer. When the peer
+// had been out of reach, or nobody else was linked, the network has changed:
+// the others that failed are worth another try soon.
 func (n *Node) settled(peer key.NodeID) {
+	now := time.Now()
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	back := len(n.linked()) == 1
 	if c := n.peers[peer]; c != nil {
+		back = back || c.fails > 1
 		c.fails, c.lastErr, c.failed = 0, nil, time.Time{}
 		c.release(nil)
 	}
+	if !back {
+		return
+	}
+	for _, c := range n.peers {
+		if soon := now.Add(rand.N(2 * time.Second)); c.fails > 1 && soon.Before(c.next) {
+			c.next = soon
+		}
+	}
+	nudge(n.dialWake)
 }
 
 // down is called when the link to a peer ended.

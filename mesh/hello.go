@@ -125,7 +125,7 @@ func (n *Node) judge(pub key.NodePublic, body []byte, now time.Time) (*hello, *r
 	if err := key.Unmarshal(body, &h); err != nil {
 		return nil, nil, fmt.Errorf("HELLO: %w", err)
 	}
-	rec, err := roster.VerifyRecord(n.cfg.Network, h.Record)
+	rec, err := roster.VerifyAfter(n.cfg.Network, h.Record, n.record(pub.ID()))
 	if err != nil {
 		return nil, nil, fmt.Errorf("the record in HELLO: %w", err)
 	}
@@ -300,7 +300,7 @@ func (n *Node) install(l *link) {
 		n.wg.Go(func() { n.contest(l, old) })
 	}
 	if win {
-		n.up(l, old == nil)
+		n.up(l)
 	}
 	n.settled(l.peer)
 }

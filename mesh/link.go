@@ -21,7 +21,6 @@ const (
 	writeTime   = 10 * time.Second // for each piece of at most writePiece bytes
 	writePiece  = 64 << 10
 	smallWrite  = 16 << 10 // frames are gathered up to one TLS record
-	readTime    = 6 * pingEvery
 	abandonTime = 45 * time.Second
 	probeTime   = 3 * time.Second // how long a doubted link has to answer
 	retireTime  = time.Second     // how long a superseded link goes on answering
@@ -384,11 +383,11 @@ func (l *link) put(b []byte) error {
 	return err
 }
 
-// tick pings when it is time and counts what was not answered. Any frame
-// counts as a sign of life: a pong may be stuck behind a large body.
+// tick pings when it is time and counts what was not answered: three misses are
+// the reader's deadline. Any frame counts as a sign of life, since a pong may be
+// stuck behind a large body.
 func (l *link) tick(now time.Time) (next time.Time, err error) {
 	l.sweep(now)
-	l.conn.SetReadDeadline(now.Add(readTime))
 	l.mu.Lock()
 	p := &l.pings
 	if now.Before(p.next) {

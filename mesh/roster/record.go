@@ -139,6 +139,18 @@ func VerifyRecord(network key.NetworkID, o key.Object) (*Record, error) {
 	return verifyRecord(network, o, nil)
 }
 
+// VerifyAfter is [VerifyRecord] for a node of which an earlier record was
+// verified (nil: none was): what is the same in both is not verified again.
+func VerifyAfter(network key.NetworkID, o key.Object, prev *Record) (*Record, error) {
+	if prev != nil && same(prev.Object, o) {
+		return prev, nil
+	}
+	if prev != nil && prev.Public != key.NodePublic(o.Key) {
+		prev = nil
+	}
+	return verifyRecord(network, o, prev)
+}
+
 // verifyRecord skips the certificates when they are the same bytes as those of
 // an earlier verified record of the same node.
 func verifyRecord(network key.NetworkID, o key.Object, prev *Record) (*Record, error) {

@@ -87,30 +87,50 @@ func (r *Roster) Accept(o key.Object, now time.Time) (*Record, error) {
 	if err != nil {
 		return nil, err
 	}
-	prev := r.records[body.Node]
-	switch {
-	case prev != nil && prev.Body.Seq >= body.Seq:
-		return nil, ErrOld
-	case body.Expires > uint64(now.Add(MaxRecordLife).Unix()):
-		return nil, ErrFuture
-	case now.Unix() > int64(body.Expires)+int64(HintLife/time.Second):
-		return nil, ErrStale
-	case prev == nil && len(r.records) >= MaxEntries:
-		return nil, ErrFull
-	case r.nodes[body.Node]:
-		return nil, ErrRevoked
+	// What is cheap to refuse is refused before a signature is looked at.
+	if err := r.due(&body, now); err != nil {
+		return nil, err
 	}
-	rec, err := verifyRecord(r.network, o, prev)
+	rec, err := verifyRecord(r.network, o, r.records[body.Node])
 	if err != nil {
 		return nil, err
 	}
+	if err := r.Put(rec, now); err != nil {
+		return nil, err
+	}
+	return rec, nil
+}
+
+// Put merges a record that [VerifyRecord] or [VerifyAfter] returned, by the
+// same rule as [Roster.Accept].
+func (r *Roster) Put(rec *Record, now time.Time) error {
+	if err := r.due(&rec.Body, now); err != nil {
+		return err
+	}
 	if r.Revoked(rec.Body.Node, rec.Chain) {
-		return nil, ErrRevoked
+		return ErrRevoked
 	}
 	r.records[rec.Body.Node] = rec
 	r.digest = nil
 	r.Saw(rec.Chain)
-	return rec, nil
+	return nil
+}
+
+func (r *Roster) due(body *NodeRecord, now time.Time) error {
+	prev := r.records[body.Node]
+	switch {
+	case prev != nil && prev.Body.Seq >= body.Seq:
+		return ErrOld
+	case body.Expires > uint64(max(now.Add(MaxRecordLife).Unix(), 0)):
+		return ErrFuture
+	case now.Unix() > int64(body.Expires)+int64(HintLife/time.Second):
+		return ErrStale
+	case prev == nil && len(r.records) >= MaxEntries:
+		return ErrFull
+	case r.nodes[body.Node]:
+		return ErrRevoked
+	}
+	return nil
 }
 
 // Saw notes the beginning of a verified chain.
