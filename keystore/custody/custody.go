@@ -29,10 +29,13 @@ const (
 )
 
 // Unmetered reports whether calls of this verb go through a peer's fair queue
-// without a fixed rate (protocol.md section 4).
+// without a fixed rate. Protocol.md section 4 names LOCATE, RECOVER, PREPARE,
+// COMMIT, repair and audit; LIST and DELETE are owner-signed reads and writes
+// too (security.md, "Limits"), and at 20 a second an owner's own deletes would
+// be left in doubt and listings incomplete.
 func Unmetered(verb uint64) bool {
 	switch verb {
-	case VerbPrepare, VerbCommit, VerbLocate, VerbRecover, VerbAudit, VerbRepair:
+	case VerbPrepare, VerbCommit, VerbLocate, VerbRecover, VerbList, VerbDelete, VerbAudit, VerbRepair:
 		return true
 	}
 	return false
