@@ -181,6 +181,27 @@ func TestDrainEnds(t *testing.T) {
 	})
 }
 
+// TestLongRequests: the time for reading a request does not bound the answer.
+func TestLongRequests(t *testing.T) {
+	inBubble(t, func(b *bubble) {
+		b.secrets.block, b.secrets.entered = make(chan struct{}), make(chan struct{}, 1)
+		c := b.dial(strings.Replace(putHead, "/a ", "/a?timeout=120 ", 1) + "Content-Length: 12\r\n\r\n{\"value\":\"\"}")
+		defer c.Close()
+		time.Sleep(110 * time.Second)
+		close(b.secrets.block)
+		if r, body := answerOf(t, c); r.StatusCode != 200 {
+			t.Errorf("status %d: %s", r.StatusCode, body)
+		}
+		// The connection stays usable and is still closed when idle.
+		if _, err := io.WriteString(c, "GET /healthz HTTP/1.1\r\nHost: keymesh\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		if got, took := untilClosed(c); took > 61*time.Second || !strings.Contains(got, "200 OK") {
+			t.Errorf("closed after %v: %q", took, got)
+		}
+	})
+}
+
 // TestStoreThatHangs: a request ends by its own timeout even if the keystore
 // does not look at it.
 func TestStoreThatHangs(t *testing.T) {

@@ -144,9 +144,9 @@ type Unreachable struct {
 
 func (e *Unreachable) Error() string {
 	if e.Sent {
-		return fmt.Sprintf("the connection to the node at %s broke before it answered: %v", e.Target, e.Err)
+		return fmt.Sprintf("the connection to the node at %s broke before it answered: %.300s", e.Target, e.Err)
 	}
-	return fmt.Sprintf("no node answers at %s: %v", e.Target, e.Err)
+	return fmt.Sprintf("no node answers at %s: %.300s", e.Target, e.Err)
 }
 
 // Unwrap returns the error of the connection.

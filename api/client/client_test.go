@@ -224,9 +224,35 @@ func TestEndlessStream(t *testing.T) {
 	})
 	_, err := c.Recover(t.Context(), "demo/db", apitype.RecoverRequest{})
 	var b *BadAnswer
-	if !errors.As(err, &b) {
+	if !errors.As(err, &b) || b.Why != errTooLong.Error() {
 		t.Errorf("%v", err)
 	}
+}
+
+// TestNotHTTP: another protocol at the address, with a long first line.
+func TestNotHTTP(t *testing.T) {
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = http.ReadRequest(bufio.NewReader(c))
+			_, _ = io.WriteString(c, "SSH-2.0-"+strings.Repeat("x", 3000)+"\r\n\r\n")
+			c.Close()
+		}
+	}()
+	c := &Client{Socket: l.Addr().String()}
+	_, err = c.Info(t.Context(), "demo/db")
+	if apitype.ExitCode(err) != apitype.ExitUnreachable || len(err.Error()) > 500 {
+		t.Errorf("%v", err)
+	}
+	quiet(t, err)
 }
 
 func TestUnreachable(t *testing.T) {
