@@ -63,24 +63,7 @@ func (s *Server) serve(ctx context.Context, l net.Listener, kind Kind) error {
 	var wg sync.WaitGroup
 	base, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cancel(nil)
-	handler := s.Handler(kind)
-	srv := &http.Server{
-		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			wg.Add(1)
-			defer wg.Done()
-			handler.ServeHTTP(w, r)
-		}),
-		ReadHeaderTimeout: s.limits.header,
-		ReadTimeout:       s.limits.read,
-		WriteTimeout:      s.limits.write,
-		IdleTimeout:       s.limits.idle,
-		MaxHeaderBytes:    16 << 10,
-		BaseContext:       func(net.Listener) context.Context { return base },
-		ConnContext:       s.connContext(kind),
-		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
-		// What is asked of "*" goes through the guard like everything else.
-		DisableGeneralOptionsHandler: true,
-	}
+	srv := s.httpServer(base, kind, &wg)
 	failed := make(chan error, 1)
 	go func() { failed <- srv.Serve(newCapped(l, maxConns)) }()
 	var err error
@@ -108,6 +91,28 @@ func (s *Server) serve(ctx context.Context, l net.Listener, kind Kind) error {
 		return fmt.Errorf("api: %s: %w", kind, err)
 	}
 	return nil
+}
+
+// httpServer returns a server with every limit set, whose handlers wg counts.
+func (s *Server) httpServer(base context.Context, kind Kind, wg *sync.WaitGroup) *http.Server {
+	handler := s.Handler(kind)
+	return &http.Server{
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			wg.Add(1)
+			defer wg.Done()
+			handler.ServeHTTP(w, r)
+		}),
+		ReadHeaderTimeout: s.limits.header,
+		ReadTimeout:       s.limits.read,
+		WriteTimeout:      s.limits.write,
+		IdleTimeout:       s.limits.idle,
+		MaxHeaderBytes:    16 << 10,
+		BaseContext:       func(net.Listener) context.Context { return base },
+		ConnContext:       s.connContext(kind),
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		// What is asked of "*" goes through the guard like everything else.
+		DisableGeneralOptionsHandler: true,
+	}
 }
 
 var errDraining = errors.New("the node is stopping")

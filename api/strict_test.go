@@ -9,14 +9,14 @@ import (
 	"keymesh/api/apitype"
 )
 
-func TestStrictJSON(t *testing.T) {
+// strictCase is a body and a part of why it is refused; empty: it is not.
+type strictCase struct{ in, why string }
+
+func strictCases() map[string]strictCase {
 	deep := func(n int) string {
 		return `{"value":"","policy":` + strings.Repeat(`{"any":[`, n) + `{"owner":true}` + strings.Repeat(`]}`, n) + `}`
 	}
-	for name, c := range map[string]struct {
-		in  string
-		why string // part of the detail; empty: accepted
-	}{
+	return map[string]strictCase{
 		"plain":                   {`{"value":"","labels":{"a":"b","A":"c"}}`, ""},
 		"space":                   {" \r\n\t{ \"value\" : \"\" , \"holders\" : [ \"a\" , \"b\" ] , \"labels\" : { } } \n", ""},
 		"escapes":                 {`{"value":"","description":"\"\\\/\b\f\n\r\t\u00e9\ud83d\ude00"}`, ""},
@@ -67,7 +67,11 @@ func TestStrictJSON(t *testing.T) {
 		"list for a map":          {`{"value":"","labels":[]}`, "wrong type"},
 		"number for a label":      {`{"value":"","labels":{"a":1}}`, "wrong type"},
 		"out of range":            {`{"value":"","n":1e30}`, "wrong type"},
-	} {
+	}
+}
+
+func TestStrictJSON(t *testing.T) {
+	for name, c := range strictCases() {
 		t.Run(name, func(t *testing.T) {
 			var out apitype.PutRequest
 			p := decodeStrict([]byte(c.in), &out)

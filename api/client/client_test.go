@@ -69,15 +69,28 @@ func TestRequests(t *testing.T) {
 		answer(w, 200, "application/json", `{"value":""}`)
 	})
 	c.As, c.Agent = "bob & co", "keyctl/1"
-	gen := uint64(7)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	for name, x := range map[string]struct {
-		call          func() error
-		method, path  string
-		query, header map[string]string
-		body          string
-	}{
+	for name, x := range wireCases(ctx, c) {
+		if err := x.call(); err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		x.check(t, name, got, body)
+	}
+}
+
+// wireCase is a call and what it must look like on the wire.
+type wireCase struct {
+	call          func() error
+	method, path  string
+	query, header map[string]string
+	body          string
+}
+
+func wireCases(ctx context.Context, c *Client) map[string]wireCase {
+	gen := uint64(7)
+	return map[string]wireCase{
 		"put": {func() error {
 			_, err := c.Put(ctx, "a/b c%", apitype.PutRequest{Value: []byte("v"), N: 5, K: 3}, PutConditions{IfGen: &gen, Key: "k"})
 			return err
@@ -99,36 +112,34 @@ func TestRequests(t *testing.T) {
 		"invite":  {func() error { _, err := c.Invite(ctx, apitype.InviteRequest{Operator: "o"}); return err }, "POST", "/api/v1/peers/invites", nil, nil, `{"operator":"o"}`},
 		"healthy": {func() error { return c.Healthy(ctx) }, "GET", "/healthz", nil, nil, ""},
 		"ready":   {func() error { return c.Ready(ctx) }, "GET", "/readyz", nil, nil, ""},
-	} {
-		if err := x.call(); err != nil {
-			t.Errorf("%s: %v", name, err)
-			continue
+	}
+}
+
+func (x wireCase) check(t *testing.T, name string, got *http.Request, body string) {
+	if got.Method != x.method || got.URL.EscapedPath() != x.path || body != x.body || got.Host != "keymesh" || got.UserAgent() != "keyctl/1" || got.Header.Get("Accept-Encoding") != "" {
+		t.Errorf("%s: %s %s %q, headers %v", name, got.Method, got.URL.EscapedPath(), body, got.Header)
+	}
+	q := got.URL.Query()
+	for k, v := range x.query {
+		if q.Get(k) != v {
+			t.Errorf("%s: %s = %q", name, k, q.Get(k))
 		}
-		if got.Method != x.method || got.URL.EscapedPath() != x.path || body != x.body || got.Host != "keymesh" || got.UserAgent() != "keyctl/1" || got.Header.Get("Accept-Encoding") != "" {
-			t.Errorf("%s: %s %s %q, headers %v", name, got.Method, got.URL.EscapedPath(), body, got.Header)
+	}
+	for k, v := range x.header {
+		if got.Header.Get(k) != v {
+			t.Errorf("%s: %s: %q", name, k, got.Header.Get(k))
 		}
-		for k, v := range x.query {
-			if got.URL.Query().Get(k) != v {
-				t.Errorf("%s: %s = %q", name, k, got.URL.Query().Get(k))
-			}
+	}
+	switch {
+	case strings.HasPrefix(x.path, "/api/v1/secrets"), strings.HasSuffix(x.path, "status"):
+		if q.Get("as") != "bob & co" {
+			t.Errorf("%s: as = %q", name, q.Get("as"))
 		}
-		for k, v := range x.header {
-			if got.Header.Get(k) != v {
-				t.Errorf("%s: %s: %q", name, k, got.Header.Get(k))
-			}
-		}
-		q := got.URL.Query()
-		switch {
-		case strings.HasPrefix(x.path, "/api/v1/secrets"), strings.HasSuffix(x.path, "status"):
-			if q.Get("as") != "bob & co" {
-				t.Errorf("%s: as = %q", name, q.Get("as"))
-			}
-		case q.Has("as"):
-			t.Errorf("%s: as where no person acts", name)
-		}
-		if open := strings.HasSuffix(x.path, "z"); open == q.Has("timeout") || !open && !strings.HasPrefix(q.Get("timeout"), "19.") {
-			t.Errorf("%s: timeout %q", name, q.Get("timeout"))
-		}
+	case q.Has("as"):
+		t.Errorf("%s: as where no person acts", name)
+	}
+	if open := strings.HasSuffix(x.path, "z"); open == q.Has("timeout") || !open && !strings.HasPrefix(q.Get("timeout"), "19.") {
+		t.Errorf("%s: timeout %q", name, q.Get("timeout"))
 	}
 }
 
