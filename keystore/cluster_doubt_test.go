@@ -292,6 +292,7 @@ func TestNewSeats(t *testing.T) {
 			t.Fatalf("%+v", r)
 		}
 		settle(t, f, p, "a", 2)
+		time.Sleep(time.Second) // the old seats are told at the same time
 		for i, n := range f.nodes {
 			want := btoi(i >= 2 && i <= 5)
 			if rows := n.shelf.count(share.BucketRow); rows != want {

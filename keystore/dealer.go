@@ -114,6 +114,7 @@ type dealing struct {
 	view    *view
 	located bool // nodes were asked; else the view is what is at hand
 	dry     bool // nothing is to be changed
+	hasty   bool // nobody was asked: PREPARE asks
 	own     []*share.SignedManifest
 	notes   []string
 }
@@ -369,7 +370,7 @@ func (d *dealing) split(m *share.Manifest, best *certified, where *placed) (*wri
 		return nil, err
 	}
 	w := d.s.newWrite(signed, before)
-	w.rows, w.ct, w.digest, w.prev = encoded, ct, d.digest, best
+	w.rows, w.ct, w.digest, w.prev, w.hasty = encoded, ct, d.digest, best, d.hasty
 	if t := d.view.tomb(); t != nil {
 		w.tomb = t.bytes
 	}

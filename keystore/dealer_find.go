@@ -19,6 +19,11 @@ func (d *dealing) find(ctx context.Context, fresh bool) error {
 		d.s.atHand(ctx, d.view)
 	}
 	best, fork := d.view.latest()
+	if !fresh && best == nil && d.canBeHasty() {
+		d.hasty = true
+		return nil
+	}
+	d.hasty = false
 	if fresh || best == nil || fork != nil {
 		if err := d.ask(ctx); err != nil {
 			return err
@@ -60,6 +65,28 @@ func (d *dealing) ask(ctx context.Context) error {
 		}
 	}
 	return d.notBehind(l, best)
+}
+
+// canBeHasty: a first put may skip asking what is there when every node of the
+// network will be asked by its PREPARE: all of them are chosen, have a link and
+// take seats. An older generation that was ever acknowledged has w seats among
+// them, which refuse; so do pendings. The certificate waits for all of them
+// (SPEC.md). Conditions ask first, for they leave nothing behind.
+func (d *dealing) canBeHasty() bool {
+	if d.dry || d.conditional() || len(d.own) > 0 || len(d.o.Holders) > 0 {
+		return false
+	}
+	shape, err := d.o.choose(d.roster, nil)
+	if err != nil || 2*shape.n >= 2*shape.w+shape.k || len(d.roster) != shape.n {
+		return false
+	}
+	for _, m := range d.roster {
+		if m.Revoked || m.Lapsed || !m.Holder || !ready(m) {
+			return false
+		}
+	}
+	mark, err := d.s.mark(d.h.id)
+	return err == nil && mark.Gen == 0
 }
 
 // enough: all nodes with a link have answered, and the rest cannot hide so much

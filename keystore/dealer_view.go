@@ -344,7 +344,7 @@ func (v *view) complete() *certified {
 func (s *Store) certFrom(p *pending, before []*share.SignedManifest) *share.CommitCert {
 	cert := &share.CommitCert{Manifest: p.m.Hash}
 	for node, b := range p.receipts {
-		if o, err := openPrepared(s.cfg.ID, p.m, node, b); err == nil {
+		if o, err := openReceipt(s.cfg.ID, key.TypePrepared, p.m, node, b); err == nil {
 			cert.Prepared = append(cert.Prepared, o)
 		}
 	}
@@ -354,12 +354,7 @@ func (s *Store) certFrom(p *pending, before []*share.SignedManifest) *share.Comm
 	return cert
 }
 
-// openPrepared verifies that b is node's Prepared for m with the x of its
-// seat, or 0 when it has none.
-func openPrepared(net key.NetworkID, m *share.SignedManifest, node key.NodeID, b []byte) (key.Object, error) {
-	return openReceipt(net, key.TypePrepared, m, node, b)
-}
-
+// openReceipt verifies a receipt of type t for m by node.
 func openReceipt(net key.NetworkID, t key.Type, m *share.SignedManifest, node key.NodeID, b []byte) (key.Object, error) {
 	o, err := key.DecodeObject(b)
 	if err != nil {
@@ -369,12 +364,32 @@ func openReceipt(net key.NetworkID, t key.Type, m *share.SignedManifest, node ke
 	if err != nil {
 		return o, err
 	}
-	x := uint8(0)
+	return o, fits(r, m, node)
+}
+
+// ownReceipt reads a receipt that this node's own seat has just made: nobody
+// else can have answered, so its signature need not be verified.
+func ownReceipt(t key.Type, m *share.SignedManifest, node key.NodeID, b []byte) (key.Object, error) {
+	o, err := key.DecodeObject(b)
+	if err != nil {
+		return o, err
+	}
+	var r share.Receipt
+	if err := key.Unmarshal(o.Body, &r); err != nil || o.Type != t {
+		return o, share.ErrReceipt
+	}
+	return o, fits(r, m, node)
+}
+
+// fits checks that a receipt is for m with the x of the node's seat, or 0 when
+// it has none.
+func fits(r share.Receipt, m *share.SignedManifest, node key.NodeID) error {
+	var x uint8
 	if seat := m.SeatOf(node); seat != nil {
 		x = seat.X
 	}
 	if r.Manifest != m.Hash || r.Node != node || r.X != x || r.Epoch != 0 {
-		return o, fmt.Errorf("%w: for another manifest, seat or epoch", share.ErrReceipt)
+		return fmt.Errorf("%w: for another manifest, seat or epoch", share.ErrReceipt)
 	}
-	return o, nil
+	return nil
 }

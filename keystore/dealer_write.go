@@ -17,6 +17,7 @@ import (
 type write struct {
 	s       *Store
 	m       *share.SignedManifest
+	bytes   []byte                  // of m
 	before  []*share.SignedManifest // prev, then what m's force names
 	prev    *certified              // prev with its certificate; nil: none, or not known
 	tomb    []byte                  // when the name was deleted before
@@ -36,6 +37,7 @@ type write struct {
 	cert      *certified
 	commitMsg []byte
 	failed    error // the journal could not be written
+	hasty     bool  // nobody was asked what is there: the PREPAREs ask, and all answer first
 	newer     bool  // a newer generation or a tombstone makes this one needless
 	abandoned bool  // the caller was told that it is not stored
 }
@@ -64,7 +66,7 @@ type progress struct {
 
 func (s *Store) newWrite(m *share.SignedManifest, before []*share.SignedManifest) *write {
 	w := &write{
-		s: s, m: m, before: before, rows: make(map[key.NodeID][]byte, m.N()),
+		s: s, m: m, bytes: m.Bytes(), before: before, rows: make(map[key.NodeID][]byte, m.N()),
 		progress: make(map[key.NodeID]*progress), roster: s.roster(), view: s.newView(m.ID),
 	}
 	w.view.learn(m)
@@ -167,6 +169,8 @@ const (
 	// refusalGrace is how long a write that can get no certificate waits for
 	// the seats that have not answered: enough refusals make it "not stored".
 	refusalGrace = 300 * time.Millisecond
+	// hastyGrace is how long a hasty write waits for the last of its seats.
+	hastyGrace = 500 * time.Millisecond
 )
 
 // run drives the write until every node has answered or failed, or life ends.
@@ -186,6 +190,10 @@ func (w *write) run(asked, life context.Context, decide func(*outcome)) {
 	waiting, over := asked.Done(), life.Done()
 	decided := false
 	var last <-chan time.Time // the end of the wait for more refusals
+	var all <-chan time.Time  // the end of the wait for all answers
+	if w.hasty {
+		all = time.After(hastyGrace)
+	}
 	verdict := func(final bool) {
 		if decided {
 			return
@@ -218,6 +226,9 @@ func (w *write) run(asked, life context.Context, decide func(*outcome)) {
 			verdict(true)
 		case <-last:
 			verdict(true)
+		case <-all:
+			w.hasty = false
+			w.advance(life, launch)
 		case <-over:
 			over = nil
 		}
@@ -313,15 +324,9 @@ func (w *write) superseded() {
 
 // advance forms the certificate when it can and starts what follows from it.
 func (w *write) advance(ctx context.Context, launch func(func() event)) {
-	if w.cert == nil && w.journaled && w.certifiable() {
-		cert := &share.CommitCert{Manifest: w.m.Hash}
-		for _, id := range w.nodes {
-			if p := w.progress[id]; p.prepared != nil {
-				cert.Prepared = append(cert.Prepared, *p.prepared)
-			}
-		}
+	if w.cert == nil && w.journaled && w.certifiable() && !w.unheard() {
 		// Each receipt was verified when it came.
-		w.cert = &certified{m: w.m, cert: cert.Encode(), before: w.before}
+		w.cert = &certified{m: w.m, cert: w.receipts().Encode(), before: w.before}
 		w.encodeCommit()
 	}
 	if w.cert == nil || !w.journaled {
@@ -333,6 +338,35 @@ func (w *write) advance(ctx context.Context, launch func(func() event)) {
 			w.settle(ctx, id, launch)
 		}
 	}
+}
+
+// unheard: the seats have not all told what they have of a secret about which
+// nobody was asked.
+func (w *write) unheard() bool {
+	return w.hasty && slices.ContainsFunc(w.nodes, func(id key.NodeID) bool { return w.progress[id].busy })
+}
+
+// receipts are the fewest that make a certificate: every seat verifies each.
+func (w *write) receipts() *share.CommitCert {
+	cert := &share.CommitCert{Manifest: w.m.Hash}
+	have := make([]int, len(w.groups))
+	for _, id := range w.nodes {
+		p := w.progress[id]
+		if p.prepared == nil {
+			continue
+		}
+		useful := false
+		for i, g := range w.groups {
+			if g.m.SeatOf(id) != nil {
+				useful = useful || have[i] < g.need
+				have[i]++
+			}
+		}
+		if useful {
+			cert.Prepared = append(cert.Prepared, *p.prepared)
+		}
+	}
+	return cert
 }
 
 func (w *write) settle(ctx context.Context, id key.NodeID, launch func(func() event)) {
@@ -348,7 +382,7 @@ func (w *write) settle(ctx context.Context, id key.NodeID, launch func(func() ev
 }
 
 func (w *write) encodeCommit() {
-	w.commitMsg = key.Marshal(&custody.Commit{Manifest: w.m.Bytes(), Cert: w.cert.cert, Before: w.cert.beforeBytes()})
+	w.commitMsg = key.Marshal(&custody.Commit{Manifest: w.bytes, Cert: w.cert.cert, Before: w.cert.beforeBytes()})
 }
 
 // bring gives a seat its row and then the certificate. A seat that refuses the
@@ -374,7 +408,7 @@ func (w *write) bring(ctx context.Context, id key.NodeID) event {
 
 // prepare sends PREPARE to one node and verifies its receipt.
 func (w *write) prepare(ctx context.Context, id key.NodeID) event {
-	msg := &custody.Prepare{Manifest: w.m.Bytes(), Request: w.consent}
+	msg := &custody.Prepare{Manifest: w.bytes, Request: w.consent}
 	if w.m.SeatOf(id) != nil {
 		msg.Row, msg.Payload = w.rows[id], w.ct
 	}
@@ -385,7 +419,7 @@ func (w *write) prepare(ctx context.Context, id key.NodeID) event {
 		}
 		e := event{node: id, outcome: reply.Outcome, why: reply.Why}
 		if reply.Outcome == custody.OK {
-			o, err := openPrepared(w.s.cfg.ID, w.m, id, reply.Receipt)
+			o, err := w.receipt(key.TypePrepared, id, reply.Receipt)
 			if err != nil {
 				return event{node: id, outcome: custody.Refused, why: "its receipt does not verify"}
 			}
@@ -429,12 +463,20 @@ func (w *write) commit(ctx context.Context, id key.NodeID) event {
 		e.there, e.gone = &reply.There, reply.PrevGone
 		return e
 	}
-	if _, err := openReceipt(w.s.cfg.ID, key.TypeCommitted, w.m, id, reply.Receipt); err != nil {
+	if _, err := w.receipt(key.TypeCommitted, id, reply.Receipt); err != nil {
 		e.outcome, e.why = custody.Refused, "its receipt does not verify"
 		return e
 	}
 	e.done, e.gone = true, reply.PrevGone
 	return e
+}
+
+// receipt verifies a node's receipt for this write.
+func (w *write) receipt(t key.Type, id key.NodeID, b []byte) (key.Object, error) {
+	if id == w.s.self {
+		return ownReceipt(t, w.m, id, b)
+	}
+	return openReceipt(w.s.cfg.ID, t, w.m, id, b)
 }
 
 // send calls a node, a few times while its link fails. A node without a link

@@ -139,7 +139,7 @@ type fakeNode struct {
 // fakeNet connects real stores. Between nodes it calls functions; nothing of it
 // is slow unless a test says so.
 type fakeNet struct {
-	t     *testing.T
+	t     testing.TB
 	id    key.NetworkID
 	mu    sync.Mutex
 	nodes []*fakeNode
@@ -156,7 +156,7 @@ var errFakeLink = errors.New("fake: no link")
 
 // newFakeNet makes n nodes, each with an operator and a zone of its own, and
 // starts them.
-func newFakeNet(t *testing.T, n int) *fakeNet {
+func newFakeNet(t testing.TB, n int) *fakeNet {
 	t.Helper()
 	f := &fakeNet{t: t, id: key.NetworkID{7}, down: make(map[key.NodeID]bool), cut: make(map[[2]key.NodeID]bool), calls: make(map[uint64]int)}
 	for i := range n {
@@ -317,7 +317,7 @@ func (n *fakeNode) stop() {
 	<-ended
 }
 
-type testWriter struct{ t *testing.T }
+type testWriter struct{ t testing.TB }
 
 func (w testWriter) Write(b []byte) (int, error) {
 	w.t.Logf("%s", b)

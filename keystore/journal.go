@@ -42,7 +42,7 @@ func (w *write) place() share.Place { return journalPlace(w.m.ID, w.m.Gen, w.m.H
 
 // record is the journal record of the write as it stands.
 func (w *write) record() []byte {
-	j := &journal{Kind: journalPut, Manifest: w.m.Bytes(), Payload: w.ct, Tombstone: w.tomb, Consent: w.consent, Digest: w.digest, Answered: w.answered}
+	j := &journal{Kind: journalPut, Manifest: w.bytes, Payload: w.ct, Tombstone: w.tomb, Consent: w.consent, Digest: w.digest, Answered: w.answered}
 	missing := false
 	for _, seat := range w.m.Seats {
 		row := w.rows[seat.Node]

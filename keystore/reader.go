@@ -333,6 +333,10 @@ func (s *Store) words(m *share.Manifest, r roster) string {
 // hedge is how long the first seats have before the others are asked.
 const hedge = 300 * time.Millisecond
 
+// fewReads is up to how many recoveries at a time ask one seat more than they
+// need: beyond, what the machine has to do decides, not the slowest seat.
+const fewReads = 4
+
 // reply of one seat, verified in its own goroutine.
 type rowReply struct {
 	state   *custody.State

@@ -40,7 +40,8 @@ func (g *reading) collect(ctx context.Context) (*certified, error) {
 	}
 	order = g.s.fastest(order, g.roster)
 	c := &collecting{g: g, order: order, answers: make(chan rowAnswer, 2*len(order))}
-	c.start(ctx, int(g.use.K)+1)
+	defer g.s.reads.Add(-1)
+	c.start(ctx, int(g.use.K)+btoi(g.s.reads.Add(1) <= fewReads))
 	t := time.NewTimer(hedge)
 	defer t.Stop()
 	for !g.complete() {
@@ -102,6 +103,10 @@ func (c *collecting) ask(ctx context.Context, id key.NodeID) {
 	if !g.roster[id].Online {
 		patience = offlineTimeout
 	}
+	if id == g.s.self {
+		c.answers <- rowAnswer{id, g.s.ownRow(ctx, use, req, payload), nil}
+		return
+	}
 	g.s.spawn(func() {
 		reply, err := g.s.askRow(ctx, id, use, req, k, patience, payload)
 		c.answers <- rowAnswer{id, reply, err}
@@ -118,7 +123,7 @@ func (c *collecting) follow(ctx context.Context) {
 		busy += btoi(r.busy)
 	}
 	for _, id := range c.order {
-		if good+busy > int(g.use.K) {
+		if good+busy >= int(g.use.K) {
 			break
 		}
 		if g.seats[id].asked == 0 {
@@ -364,6 +369,46 @@ func (s *Store) askRow(ctx context.Context, id key.NodeID, use *share.SignedMani
 		out.open(use, release, k, reply, payload)
 	}
 	return out, nil
+}
+
+// ownRow asks this node's own seat: the same decision by the same policy, but a
+// row that does not leave the process needs no box and no signature.
+func (s *Store) ownRow(ctx context.Context, use *share.SignedManifest, req *share.SignedRequest, payload bool) *rowReply {
+	failed := func(err error) *rowReply { return &rowReply{outcome: custody.Failed, why: reason(err)} }
+	if err := s.cust.load(ctx); err != nil {
+		return failed(err)
+	}
+	st, err := s.cust.visible(ctx, req.ID, req.Person)
+	if err != nil {
+		return failed(err)
+	}
+	if st == nil {
+		return &rowReply{outcome: custody.Denied}
+	}
+	e, outcome, why := st.release(s.cust.facts(s.self), &consent{SignedRequest: req})
+	out := &rowReply{outcome: outcome, why: why}
+	if cur := st.current(); cur == nil || cur.Hash != use.Hash {
+		b := st.brief(st.rowState())
+		out.state = &b
+	}
+	if outcome != custody.OK {
+		return out
+	}
+	if out.of = e.Hash; e.Hash != use.Hash {
+		return out
+	}
+	row, err := s.cust.loadRow(e)
+	if err == nil && payload {
+		if out.payload, err = s.cfg.Shelf.Load(payloadPlace(e)); err == nil && sha256.Sum256(out.payload) != use.Payload {
+			err = errRow
+		}
+	}
+	if err != nil {
+		clear(row)
+		return failed(err)
+	}
+	out.row = row
+	return out
 }
 
 // open checks that the row is the one that the owner committed to for this seat.

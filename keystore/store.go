@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"keymesh/crypto/key"
@@ -72,6 +73,7 @@ type Store struct {
 	pace    *pace
 	finish  *finisher
 	counts  *summaries
+	reads   atomic.Int64 // recoveries that ask seats at the moment
 }
 
 // New checks the configuration. It loads nothing and starts nothing; call
