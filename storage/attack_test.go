@@ -299,8 +299,27 @@ func TestOlderCopyPutBack(t *testing.T) {
 	db, stop = open(t, dir, storage.Options{})
 	want(t, db, place(1), "newer")
 	stop()
-	// Opening alone makes the copy from before it an older one.
+	// A copy from the same opening is older too, once that was closed.
+	db, stop = open(t, dir, storage.Options{})
+	if err := copyStore(dir, newest); err != nil {
+		t.Fatal(err)
+	}
+	put(t, db, place(1), "newest")
+	stop()
+	good := t.TempDir() + "/good"
+	if err := copyStore(dir, good); err != nil {
+		t.Fatal(err)
+	}
 	move(t, filepath.Join(newest, "store.db"), filepath.Join(dir, "store.db"))
+	refuses(t, dir, storage.ErrOlder)
+	if err := copyStore(good, dir); err != nil {
+		t.Fatal(err)
+	}
+	db, stop = open(t, dir, storage.Options{})
+	want(t, db, place(1), "newest")
+	stop()
+	// Opening alone makes the copy from before it an older one.
+	move(t, filepath.Join(good, "store.db"), filepath.Join(dir, "store.db"))
 	refuses(t, dir, storage.ErrOlder)
 }
 
@@ -321,11 +340,13 @@ func TestOlderCopyAfterCrash(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
-	db, stop := open(t, crashed, storage.Options{})
-	want(t, db, place(1), "newer")
-	stop()
+	newest := filepath.Join(t.TempDir(), "newest")
+	move(t, filepath.Join(crashed, "store.db"), newest)
 	move(t, filepath.Join(old, "store.db"), filepath.Join(crashed, "store.db"))
 	refuses(t, crashed, storage.ErrOlder)
+	move(t, newest, filepath.Join(crashed, "store.db"))
+	db, _ := open(t, crashed, storage.Options{})
+	want(t, db, place(1), "newer")
 }
 
 func TestNothingInClear(t *testing.T) {
