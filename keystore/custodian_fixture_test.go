@@ -113,6 +113,18 @@ func (n *hNode) Call(ctx context.Context, to key.NodeID, verb uint64, body []byt
 	return nil, errors.New("fake: no such node")
 }
 
+func (m *hMesh) called(verb uint64) int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.calls[verb]
+}
+
+func (m *hMesh) setDown(i int, down bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.down[i] = down
+}
+
 // ask sends one call from a node to another and decodes the reply.
 func (m *hMesh) ask(from, to int, verb uint64, q, reply key.Body) []byte {
 	m.t.Helper()
@@ -142,7 +154,7 @@ func (w *hWorld) ownedBy(p key.PersonPrivate) *hWorld {
 	return &c
 }
 
-// liveGen makes manifests that are good now.
+// prepareAt sends the PREPARE of d from one node to another.
 func (m *hMesh) prepareAt(w *hWorld, from, to int, d *hDeal) *custody.PrepareReply {
 	m.t.Helper()
 	q := &custody.Prepare{Manifest: d.Bytes()}

@@ -22,6 +22,8 @@ const (
 	// passAge is how long the writer itself has, who reaches all seats within
 	// seconds.
 	passAge = 5 * time.Second
+	// passAtOnce is how many full messages are under way to one node.
+	passAtOnce = 8
 	// recheckRound is how many secrets of before the start are read a round.
 	recheckRound = 2000
 )
@@ -109,9 +111,7 @@ func (p *passing) due(revoked func(key.NodeID) bool) map[key.NodeID][]passDue {
 			delete(p.items, k)
 		}
 		for _, n := range it.to {
-			if len(out[n]) < custody.MaxPass {
-				out[n] = append(out[n], passDue{k, it.hash})
-			}
+			out[n] = append(out[n], passDue{k, it.hash})
 		}
 	}
 	return out
@@ -151,7 +151,7 @@ func (c *custodian) passOn(ctx context.Context) {
 		var g sync.WaitGroup
 		for node, due := range c.passing.due(m.isRevoked) {
 			if m.online[node] {
-				g.Go(func() { c.passTo(ctx, node, due) })
+				g.Go(func() { c.passAll(ctx, node, due) })
 			}
 		}
 		g.Wait()
@@ -180,15 +180,24 @@ func (c *custodian) peek(ctx context.Context, id key.Hash) (*secretState, error)
 	return h.secretState, err
 }
 
+// passAll tells one node everything that is due to it, until it fails to answer.
+func (c *custodian) passAll(ctx context.Context, node key.NodeID, due []passDue) {
+	for part := range slices.Chunk(due, custody.MaxPass) {
+		if ctx.Err() != nil || !c.passTo(ctx, node, part) {
+			return // asked again next round
+		}
+	}
+}
+
 // passTo asks one node what it misses, and sends that.
-func (c *custodian) passTo(ctx context.Context, node key.NodeID, due []passDue) {
+func (c *custodian) passTo(ctx context.Context, node key.NodeID, due []passDue) bool {
 	q := &custody.Pass{Items: make([]custody.PassItem, len(due))}
 	for i, d := range due {
 		q.Items[i] = custody.PassItem{ID: d.id, Hash: d.hash}
 	}
 	var reply custody.PassReply
 	if err := c.call(ctx, node, custody.VerbPass, q, &reply); err != nil {
-		return // asked again next round
+		return false
 	}
 	missing := make([]bool, len(due))
 	for _, i := range reply.Missing {
@@ -196,12 +205,23 @@ func (c *custodian) passTo(ctx context.Context, node key.NodeID, due []passDue) 
 			missing[i] = true
 		}
 	}
+	var g sync.WaitGroup
+	slots := make(chan struct{}, passAtOnce)
 	for i, d := range due {
-		if missing[i] && !c.passFull(ctx, node, d) {
+		if !missing[i] {
+			c.passing.answered(d.passKey, d.hash, node)
 			continue
 		}
-		c.passing.answered(d.passKey, d.hash, node)
+		slots <- struct{}{}
+		g.Go(func() {
+			defer func() { <-slots }()
+			if c.passFull(ctx, node, d) {
+				c.passing.answered(d.passKey, d.hash, node)
+			}
+		})
 	}
+	g.Wait()
+	return true
 }
 
 func (c *custodian) call(ctx context.Context, node key.NodeID, verb uint64, q, reply key.Body) error {

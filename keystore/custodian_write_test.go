@@ -197,7 +197,6 @@ func TestCustodianRecordBound(t *testing.T) {
 		t.Fatalf("outcomes %v", got)
 	}
 	// What is held can still be deleted.
-	m.shelfOf(2)
 	d := m.deal(t, hSpec{gen: 1})
 	if r := m.prepareAt(m.hWorld, 2, 1, d); r.Outcome != custody.OK {
 		t.Fatal(r.Why)
@@ -208,8 +207,6 @@ func TestCustodianRecordBound(t *testing.T) {
 		t.Fatalf("a delete of what is held: %d %s", r.Outcome, r.Why)
 	}
 }
-
-func (m *hMesh) shelfOf(i int) *hShelf { return m.nodes[i].shelf }
 
 // TestCustodianNoRoom: a full disk takes no rows; reads and deletes go on.
 func TestCustodianNoRoom(t *testing.T) {
@@ -309,30 +306,29 @@ func TestPassOn(t *testing.T) {
 		}
 		m.run(t)
 		time.Sleep(time.Minute)
-		if got := m.calls[custody.VerbCommit]; got < 1 || got > 2 {
+		if got := m.called(custody.VerbCommit); got < 1 || got > 2 {
 			t.Errorf("%d COMMITs for one that was missing", got)
 		}
-		if got := m.calls[custody.VerbPass]; got > 3*2*2 {
+		if got := m.called(custody.VerbPass); got > 3*2*2 {
 			t.Errorf("%d questions in a minute for nothing new", got)
 		}
 		if s, err := m.nodes[2].peek(context.Background(), worlds[0].id); err != nil || s.committed == nil || s.committed.Hash != deals[0].Hash {
 			t.Fatal("the seat that was away has no certificate")
 		}
-		if n := len(m.nodes[0].passing.items); n != 0 {
+		p := m.nodes[0].passing
+		p.mu.Lock()
+		if n := len(p.items); n != 0 {
 			t.Errorf("%d still to be passed on", n)
 		}
-		m.mu.Lock()
-		m.down[2] = true
-		m.mu.Unlock()
+		p.mu.Unlock()
+		m.setDown(2, true)
 		var dr custody.DeleteReply
 		m.ask(0, 0, custody.VerbDelete, &custody.Delete{Tombstone: worlds[5].tomb(t, 1, share.ScopeAll).object}, &dr)
 		time.Sleep(time.Minute)
 		if s, _ := m.nodes[1].peek(context.Background(), worlds[5].id); s.committed != nil || len(s.tombs) != 1 {
 			t.Error("the tombstone was not passed on")
 		}
-		m.mu.Lock()
-		m.down[2] = false
-		m.mu.Unlock()
+		m.setDown(2, false)
 		time.Sleep(time.Minute)
 		if s, _ := m.nodes[2].peek(context.Background(), worlds[5].id); s.committed != nil || len(s.tombs) != 1 {
 			t.Error("the tombstone was not passed on to the node that was down")
