@@ -63,7 +63,7 @@ func brokenManifests() map[string]struct {
 		"no seats for k":               shape("2 of 0", 0, 2, 2),
 		"k 0":                          shape("0 of 5", 5, 0, 5),
 		"k 1":                          shape("1 of 5", 5, 1, 5),
-		"k above n":                    shape("6 of 5", 5, 6, 6),
+		"k above n":                    shape(": 6 of 5", 5, 6, 6),
 		"33 seats":                     shape("3 of 33", 33, 3, 33),
 		"w below k":                    shape("w = 3", 5, 4, 3),
 		"w below n-k+1":                shape("w = 3", 5, 2, 3),

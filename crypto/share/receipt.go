@@ -120,11 +120,11 @@ func VerifyCertKnown(net key.NetworkID, c *CommitCert, m *SignedManifest, before
 	if err != nil {
 		return err
 	}
-	if have := countSeats(&m.Manifest, signed, false); have < int(m.W) {
+	if have := countSeats(&m.Manifest, signed); have < int(m.W) {
 		return fmt.Errorf("%w: %d of %d receipts of its seats", ErrCertificate, have, m.W)
 	}
 	for _, p := range before {
-		if have, need := countSeats(&p.Manifest, signed, true), PrevNeed(&p.Manifest, revoked); have < need {
+		if have, need := countSeats(&p.Manifest, signed), PrevNeed(&p.Manifest, revoked); have < need {
 			return fmt.Errorf("%w: %d of %d receipts of the seats before it", ErrCertificate, have, need)
 		}
 	}
@@ -154,9 +154,10 @@ func checkBefore(m *SignedManifest, before []*SignedManifest) error {
 	return nil
 }
 
-// signers returns the verified x that each node signed with.
-func (c *CommitCert) signers(net key.NetworkID, m *SignedManifest, known func(key.Object) bool) (map[key.NodeID]uint8, error) {
-	out := make(map[key.NodeID]uint8, len(c.Prepared))
+// signers returns the nodes whose receipts are good: for m, of epoch 0, and with
+// the x of the node's seat in m or 0 without one.
+func (c *CommitCert) signers(net key.NetworkID, m *SignedManifest, known func(key.Object) bool) (map[key.NodeID]bool, error) {
+	out := make(map[key.NodeID]bool, len(c.Prepared))
 	for _, o := range c.Prepared {
 		r, err := openReceipt(net, key.TypePrepared, o, known != nil && known(o))
 		if err != nil {
@@ -168,18 +169,18 @@ func (c *CommitCert) signers(net key.NetworkID, m *SignedManifest, known func(ke
 		if s := m.SeatOf(r.Node); (s != nil && s.X != r.X) || (s == nil && r.X != 0) {
 			return nil, fmt.Errorf("%w: a receipt for x = %d that is not the node's seat", ErrCertificate, r.X)
 		}
-		if _, twice := out[r.Node]; twice {
+		if out[r.Node] {
 			return nil, fmt.Errorf("%w: two receipts of one node", ErrCertificate)
 		}
-		out[r.Node] = r.X
+		out[r.Node] = true
 	}
 	return out, nil
 }
 
-func countSeats(m *Manifest, signed map[key.NodeID]uint8, asPrev bool) int {
+func countSeats(m *Manifest, signed map[key.NodeID]bool) int {
 	n := 0
 	for _, s := range m.Seats {
-		if x, ok := signed[s.Node]; ok && (asPrev || x == s.X) {
+		if signed[s.Node] {
 			n++
 		}
 	}
