@@ -118,12 +118,23 @@ func (g *reading) latest() bool { return g.o.Gen == 0 && g.o.Manifest.IsZero() }
 func (g *reading) choose(ctx context.Context) error {
 	if g.latest() {
 		g.s.atHand(ctx, g.view)
-		if best, fork := g.view.latest(); best != nil && fork == nil && g.fresh(best) {
+		best, fork := g.view.latest()
+		if best != nil && fork == nil && g.fresh(best) && !(g.canFork(best) && g.s.known.look(g.h.id)) {
 			g.use = best.m
 			return nil
 		}
 	}
 	return g.ask(ctx)
+}
+
+// canFork: the network has nodes enough for two lines of the secret, each with
+// w seats of its own (W4). Then all nodes are asked now and then.
+func (g *reading) canFork(c *certified) bool {
+	holders := 0
+	for _, m := range g.roster {
+		holders += btoi(m.Holder)
+	}
+	return holders >= 2*int(c.m.W)
 }
 
 // fresh: nothing higher was ever seen certified.
@@ -158,6 +169,8 @@ func (g *reading) ask(ctx context.Context) error {
 		return err
 	}
 	g.use = best.m
+	g.s.remember(best)
+	g.s.known.look(g.h.id)
 	return nil
 }
 
@@ -165,7 +178,7 @@ func (g *reading) ask(ctx context.Context) error {
 // manifest have said all that is needed to use it.
 func (g *reading) enough(l *located) bool {
 	best, fork := g.view.latest()
-	if best != nil && fork == nil && g.latest() && !g.view.deleted(best.m.Gen) && len(g.view.live(best.m.Gen)) == 0 && g.fresh(best) {
+	if best != nil && fork == nil && g.latest() && !g.canFork(best) && !g.view.deleted(best.m.Gen) && len(g.view.live(best.m.Gen)) == 0 && g.fresh(best) {
 		said := 0
 		for _, seat := range best.m.Seats {
 			said += btoi(g.view.nothingAbove(seat.Node, best.m.Gen))

@@ -76,11 +76,20 @@ func (l *locks) leave(id key.Hash, k *lock) {
 // each. What falls out is asked for again.
 const maxKnown = 2048
 
+// lookEvery is how often all nodes are asked for another line of a secret in a
+// network that is large enough to have been split.
+const lookEvery = 10 * time.Minute
+
 // memory keeps the highest certified manifest of the secrets last used.
 type memory struct {
 	mu    sync.Mutex
 	byID  map[key.Hash]*list.Element
-	order *list.List // of *certified, last used first
+	order *list.List // of *remembered, last used first
+}
+
+type remembered struct {
+	c      *certified
+	looked time.Time // when all nodes were last asked for another line
 }
 
 func newMemory() *memory {
@@ -95,7 +104,7 @@ func (m *memory) get(id key.Hash) *certified {
 		return nil
 	}
 	m.order.MoveToFront(e)
-	return e.Value.(*certified)
+	return e.Value.(*remembered).c
 }
 
 // put keeps c unless something higher is kept.
@@ -103,18 +112,35 @@ func (m *memory) put(c *certified) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if e := m.byID[c.m.ID]; e != nil {
-		if e.Value.(*certified).m.Gen <= c.m.Gen {
-			e.Value = c
+		if r := e.Value.(*remembered); r.c.m.Gen <= c.m.Gen {
+			r.c = c
 		}
 		m.order.MoveToFront(e)
 		return
 	}
-	m.byID[c.m.ID] = m.order.PushFront(c)
+	m.byID[c.m.ID] = m.order.PushFront(&remembered{c: c})
 	if m.order.Len() > maxKnown {
 		last := m.order.Back()
 		m.order.Remove(last)
-		delete(m.byID, last.Value.(*certified).m.ID)
+		delete(m.byID, last.Value.(*remembered).c.m.ID)
 	}
+}
+
+// look reports whether it is time to ask all nodes for another line of the
+// secret, and takes it that the caller does.
+func (m *memory) look(id key.Hash) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	e := m.byID[id]
+	if e == nil {
+		return true
+	}
+	r := e.Value.(*remembered)
+	if time.Since(r.looked) < lookEvery {
+		return false
+	}
+	r.looked = time.Now()
+	return true
 }
 
 func (m *memory) drop(id key.Hash) {
