@@ -141,7 +141,7 @@ func (c *custodian) loadRow(e *stored) ([]byte, error) {
 // recover serves RECOVER: this holder decides alone.
 func (c *custodian) recover(ctx context.Context, from key.NodeID, q *custody.Recover) (key.Body, error) {
 	consent, err := c.openConsent(q.Request, q.Approvals)
-	if err == nil && (consent.Verb != share.VerbRecover || seal.CheckPublic(consent.Ephemeral) != nil) {
+	if err == nil && (consent.Verb != share.VerbRecover || len(consent.Ephemeral) != seal.PublicSize) {
 		err = share.ErrRequest
 	}
 	if err != nil {
@@ -165,7 +165,11 @@ func (c *custodian) recover(ctx context.Context, from key.NodeID, q *custody.Rec
 	if outcome != custody.OK {
 		return reply, nil
 	}
-	if err := c.give(reply, e, consent, q.Payload); err != nil {
+	err = c.give(reply, e, consent, q.Payload)
+	if errors.Is(err, seal.ErrKey) {
+		return &custody.RecoverReply{Outcome: custody.Refused, Why: bounded(err.Error())}, nil
+	}
+	if err != nil {
 		c.log.Error("a row cannot be released", "err", err)
 		return &custody.RecoverReply{Outcome: custody.Failed, Why: "the row is damaged here", State: reply.State}, nil
 	}
