@@ -41,6 +41,23 @@ func BenchmarkCommit64(b *testing.B) {
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "commits/s")
 }
 
+// BenchmarkUpdate64 replaces one of 1,000 records each time.
+func BenchmarkUpdate64(b *testing.B) {
+	db, _ := open(b, store(b), storage.Options{})
+	var n atomic.Int64
+	b.SetParallelism(32)
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			p := place(int(n.Add(1)) * 7919 % 1000)
+			if err := db.Commit(context.Background(), share.Record{Place: p, Value: benchValue}); err != nil {
+				b.Error(err)
+				return
+			}
+		}
+	})
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "commits/s")
+}
+
 func BenchmarkLoad(b *testing.B) {
 	db, _ := open(b, store(b), storage.Options{})
 	for n := range 1000 {

@@ -95,14 +95,14 @@ func (im *image) sum() {
 	}
 }
 
-// TestTreeDamage damages one thing at a time, so that nothing but the check for
-// it can notice, and wants that check to speak.
-func TestTreeDamage(t *testing.T) {
-	dir, good := treeImage(t)
-	for name, c := range map[string]struct {
-		damage func(im *image)
-		want   string
-	}{
+// treeDamage is one way to damage a file, and what the check for it says.
+type treeDamage struct {
+	damage func(im *image)
+	want   string
+}
+
+func treeDamages() map[string]treeDamage {
+	return map[string]treeDamage{
 		"nothing":            {func(*image) {}, ""},
 		"meta, a bit":        {func(im *image) { im.newer[30] ^= 1 }, "checksum"},
 		"older meta, a bit":  {func(im *image) { im.older[30] ^= 1 }, "checksum"},
@@ -149,7 +149,14 @@ func TestTreeDamage(t *testing.T) {
 		"free list, in use":   {func(im *image) { copy(im.free[pageHeader:], im.leaf[:8]) }, "used twice"},
 		"free list, doubled":  {func(im *image) { copy(im.free[pageHeader:pageHeader+8], im.free[pageHeader+8:]) }, "used twice"},
 		"free list, far away": {func(im *image) { order.PutUint64(im.free[pageHeader:], 1<<50) }, "out of range"},
-	} {
+	}
+}
+
+// TestTreeDamage damages one thing at a time, so that nothing but the check for
+// it can notice, and wants that check to speak.
+func TestTreeDamage(t *testing.T) {
+	dir, good := treeImage(t)
+	for name, c := range treeDamages() {
 		t.Run(name, func(t *testing.T) {
 			im := parseImage(t, bytes.Clone(good))
 			c.damage(im)

@@ -251,65 +251,59 @@ func TestDigestVector(t *testing.T) {
 	}
 }
 
+// rekey changes the epoch keys of a closed store.
+func rekey(t *testing.T, dir string, change func(e *epochKeys)) {
+	t.Helper()
+	db := &DB{dir: dir, k: *goldenKey()}
+	if err := db.readFiles(); err != nil {
+		t.Fatal(err)
+	}
+	change(&db.s.keys)
+	if err := replaceFile(db.path(keysName), db.s.keys.encode(goldenKey(), db.s.id)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// holds wants the first n golden records and this epoch.
+func holds(t *testing.T, dir string, n int, epoch uint32) {
+	t.Helper()
+	db := running(t, dir, goldenKey())
+	defer db.Close()
+	for _, r := range goldenRecords()[:n] {
+		if got, err := db.Load(r.Place); err != nil || !bytes.Equal(got, r.Value) {
+			t.Fatalf("%q, %v", got, err)
+		}
+	}
+	if s := db.Stats(); s.Epoch != epoch || s.Records != n {
+		t.Fatalf("%+v, want epoch %d", s, epoch)
+	}
+}
+
 // TestEpochs opens a store whose epoch keys moved on, and then lost the old one.
 func TestEpochs(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "node")
+	dir, recs := filepath.Join(t.TempDir(), "node"), goldenRecords()
 	if err := Create(dir, goldenKey()); err != nil {
 		t.Fatal(err)
 	}
-	recs := goldenRecords()
-	write := func(r share.Record) uint32 {
+	write := func(r share.Record) {
 		db := running(t, dir, goldenKey())
+		defer db.Close()
 		if err := db.Commit(context.Background(), r); err != nil {
 			t.Fatal(err)
 		}
-		s := db.Stats()
-		db.Close()
-		return s.Epoch
 	}
+	write(recs[0])
+	holds(t, dir, 1, 1)
 	file := filepath.Join(dir, keysName)
-	rekey := func(change func(e *epochKeys)) {
-		m, err := os.ReadFile(filepath.Join(dir, markerName))
-		if err != nil {
-			t.Fatal(err)
-		}
-		mark, err := decodeMarker(goldenKey(), m)
-		if err != nil {
-			t.Fatal(err)
-		}
-		b, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		e, err := decodeEpochKeys(goldenKey(), mark.ID, b)
-		if err != nil {
-			t.Fatal(err)
-		}
-		change(&e)
-		if err := replaceFile(file, e.encode(goldenKey(), mark.ID)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if e := write(recs[0]); e != 1 {
-		t.Fatalf("first epoch %d", e)
-	}
 	first, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	rekey(func(e *epochKeys) { e.nums, e.keys = append(e.nums, 7), append(e.keys, [32]byte{7}) })
-	if e := write(recs[1]); e != 7 {
-		t.Fatalf("next epoch %d", e)
-	}
+	rekey(t, dir, func(e *epochKeys) { e.nums, e.keys = append(e.nums, 7), append(e.keys, [32]byte{7}) })
+	write(recs[1])
+	holds(t, dir, 2, 7)
+	rekey(t, dir, func(e *epochKeys) { e.nums, e.keys = e.nums[1:], e.keys[1:] })
 	db := running(t, dir, goldenKey())
-	for _, r := range recs[:2] {
-		if got, err := db.Load(r.Place); err != nil || !bytes.Equal(got, r.Value) {
-			t.Fatalf("under two keys: %q, %v", got, err)
-		}
-	}
-	db.Close()
-	rekey(func(e *epochKeys) { e.nums, e.keys = e.nums[1:], e.keys[1:] })
-	db = running(t, dir, goldenKey())
 	if _, err := db.Load(recs[0].Place); !errors.Is(err, ErrCorrupt) {
 		t.Fatalf("a record whose key is gone: %v", err)
 	}

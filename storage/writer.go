@@ -123,10 +123,8 @@ func (db *DB) write() {
 		}
 		err := db.Err()
 		if err == nil {
-			if cause := db.commitGroup(group); cause != nil {
-				db.fail(cause)
-				err = db.Err()
-			}
+			db.commitGroup(group)
+			err = db.Err()
 		}
 		for _, b := range group {
 			b.done <- err
@@ -135,10 +133,11 @@ func (db *DB) write() {
 }
 
 // commitGroup writes a group as one transaction and makes it visible. Any error
-// is final for the store.
-func (db *DB) commitGroup(group []*batch) error {
+// stops the store.
+func (db *DB) commitGroup(group []*batch) {
 	if err := db.checkFile(); err != nil {
-		return err
+		db.fail(err)
+		return
 	}
 	db.index.begin()
 	changes, err := db.transact(group)
@@ -147,14 +146,14 @@ func (db *DB) commitGroup(group []*batch) error {
 		err = db.checkFile()
 	}
 	if err != nil {
+		// Before readers go on: what they find now may not be on disk.
+		db.fail(err)
 		changes = nil
-	}
-	db.index.end(changes)
-	if err == nil {
+	} else {
 		db.commits.Add(uint64(len(group)))
 		db.groups.Add(1)
 	}
-	return err
+	db.index.end(changes)
 }
 
 // transact is the transaction itself. It returns the new sequence of each
