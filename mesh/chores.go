@@ -40,6 +40,9 @@ func (n *Node) chores() error {
 		if err := n.refreshRecord(now); err != nil {
 			return err
 		}
+		n.mu.Lock()
+		n.trim(now)
+		n.mu.Unlock()
 		if now.Sub(rotated) >= rotateEvery {
 			rotated = now
 			n.forget(now)

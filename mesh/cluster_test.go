@@ -110,6 +110,7 @@ type peer struct {
 	cancel context.CancelFunc
 	ended  chan error
 	handle Handler
+	issuer *authority
 }
 
 // echo answers with the body; verb 99 fails.

@@ -175,8 +175,9 @@ func (n *Node) due(now time.Time) (due []*contact, next time.Time) {
 			consider(c, want(id))
 		}
 	}
+	alone := n.roster.Live(now) <= fullMesh || len(n.linked()) < 2
 	for _, c := range n.boot {
-		consider(c, c.id.IsZero() || c.id != n.id && n.link(c.id) == nil)
+		consider(c, c.id.IsZero() || alone && c.id != n.id && n.link(c.id) == nil)
 	}
 	return due, next
 }
@@ -395,30 +396,52 @@ func (n *Node) rotate(now time.Time) *link {
 	return nil
 }
 
-// full reports whether a new link to the peer is one too many. It makes room
-// by closing the link that was idle for the longest, if any link is neither
-// chosen nor in use. The caller holds n.mu.
+// full reports whether a new link to the peer is one too many. In a large mesh
+// a newcomer takes the place of the link that was idle for the longest: it may
+// know nobody else yet, while those who are linked have exchanged rosters. The
+// caller holds n.mu.
 func (n *Node) full(id key.NodeID, now time.Time) bool {
 	links := n.linked()
-	if len(links) < maxLinks || n.roster.Live(now) <= fullMesh || n.link(id) != nil {
+	if len(links) < maxLinks || n.link(id) != nil || n.roster.Live(now) <= fullMesh {
 		return false
 	}
-	c := n.peers[id]
-	needed := n.chosen[id] || c != nil && c.wanted
-	var idle *link
+	idle := n.idlest(links, now)
+	if idle == nil {
+		return true
+	}
+	idle.close(errRoom)
+	return false
+}
+
+var errRoom = errors.New("room for other links was needed")
+
+// idlest returns the link that is least worth keeping, or nil when all are
+// chosen or were used within a minute. The caller holds n.mu.
+func (n *Node) idlest(links []*link, now time.Time) *link {
+	var out *link
 	for _, l := range links {
-		if n.chosen[l.peer] || now.UnixNano()-l.used.Load() < int64(time.Minute) {
+		if n.chosen[l.peer] || now.UnixNano()-l.used.Load() < int64(time.Minute) || l.ctx.Err() != nil {
 			continue
 		}
-		if idle == nil || l.used.Load() < idle.used.Load() {
-			idle = l
+		if out == nil || l.used.Load() < out.used.Load() {
+			out = l
 		}
 	}
-	if !needed || idle == nil {
-		return !needed
+	return out
+}
+
+// trim closes what a mesh that grew large has too many of. The caller holds
+// n.mu.
+func (n *Node) trim(now time.Time) {
+	links := n.linked()
+	if n.roster.Live(now) <= fullMesh {
+		return
 	}
-	idle.close(errors.New("room for another link was needed"))
-	return false
+	for range len(links) - maxLinks {
+		if l := n.idlest(links, now); l != nil {
+			l.close(errRoom)
+		}
+	}
 }
 
 // learned makes or updates the contact of an accepted record. The caller holds

@@ -121,7 +121,6 @@ func newLink(n *Node, g greeting, conn *tls.Conn, raw *guarded, frames *frame.Re
 	now := time.Now()
 	l.since = now
 	l.received.Store(now.UnixNano())
-	l.used.Store(now.UnixNano())
 	l.pings.next = now.Add(pingSpan())
 	return l
 }
