@@ -360,3 +360,31 @@ const (
 	setKeyVector = "59679dc3c1bab377f7af7afec23c471d9426f1b0f119caae61c345b883b61734"
 	sumVector    = "0912aa765ec07a5c8ed17cabd798a5a3a98a4ae86e45fac9b0176eed6f867acd"
 )
+
+// TestLaterFormats: a format to come is told from damage.
+func TestLaterFormats(t *testing.T) {
+	later := bytes.Replace(mustRead(t, markerName), []byte("store 1"), []byte("store 2"), 1)
+	if _, err := decodeMarker(goldenKey(), later); !errors.Is(err, ErrVersion) {
+		t.Fatal(err)
+	}
+	keys := mustRead(t, keysName)
+	keys[len(keysMagic)] = 2
+	if _, err := decodeEpochKeys(goldenKey(), storeID(keys[17:33]), keys); !errors.Is(err, ErrVersion) {
+		t.Fatal(err)
+	}
+	head, _ := goldenContents(t)
+	id := storeID(head[1:headFixed])
+	head[0] = 2
+	if _, err := decodeHead(goldenKey(), id, head); !errors.Is(err, ErrVersion) {
+		t.Fatal(err)
+	}
+}
+
+func mustRead(t *testing.T, name string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(goldenDir, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
