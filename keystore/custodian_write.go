@@ -114,9 +114,8 @@ func (c *custodian) openTomb(b []byte) (*tomb, error) {
 	return t, nil
 }
 
-// openConsent verifies a request and the approvals over it. Approvals of
-// something else are passed over; an approver who vetoes or signs twice with
-// different verdicts has not approved.
+// openConsent verifies a request. The approvals are verified when a policy asks
+// for them, and only those of its parties.
 func (c *custodian) openConsent(request []byte, approvals [][]byte) (*consent, error) {
 	now := uint64(time.Now().Unix())
 	r, err := share.OpenRequest(c.cfg.ID, request, now)
@@ -126,21 +125,33 @@ func (c *custodian) openConsent(request []byte, approvals [][]byte) (*consent, e
 	if len(approvals) > maxApprovals {
 		return nil, fmt.Errorf("%w: %d approvals", share.ErrRequest, len(approvals))
 	}
-	out := &consent{SignedRequest: r, raw: request, approvals: approvals}
+	return &consent{SignedRequest: r, approvers: func(party func(key.PersonPublic) bool) []key.PersonPublic {
+		return c.approvers(r.Hash, approvals, now, party)
+	}}, nil
+}
+
+// approvers are the parties that approved the request. Approvals of something
+// else are passed over; who also vetoed has not approved.
+func (c *custodian) approvers(request key.Hash, approvals [][]byte, now uint64, party func(key.PersonPublic) bool) []key.PersonPublic {
 	verdicts := map[key.PersonPublic]uint8{}
 	for _, b := range approvals {
+		o, err := key.DecodeObject(b)
+		if err != nil || !party(o.Key) {
+			continue
+		}
 		a, err := share.OpenApproval(c.cfg.ID, b, now)
-		if err != nil || a.Subject != r.Hash {
+		if err != nil || a.Subject != request {
 			continue
 		}
 		verdicts[a.Person] = max(verdicts[a.Person], a.Verdict) // a veto is the higher
 	}
+	var out []key.PersonPublic
 	for p, v := range verdicts {
 		if v == share.VerdictApprove {
-			out.approvers = append(out.approvers, p)
+			out = append(out, p)
 		}
 	}
-	return out, nil
+	return out
 }
 
 // maxApprovals is one for each node that a policy can have.

@@ -235,8 +235,9 @@ type certificate struct {
 	before []*version
 }
 
-// verify checks the certificate with what came along and what is here.
-func (c *certificate) verify(f holderFacts, s *secretState) ([]*version, error) {
+// line finds the manifests that the certificate must be judged by, among what
+// came along and what is here. Nothing of the certificate is verified yet.
+func (c *certificate) line(s *secretState) ([]*version, error) {
 	if c.cert == nil {
 		return nil, errors.New("no certificate")
 	}
@@ -256,7 +257,21 @@ func (c *certificate) verify(f holderFacts, s *secretState) ([]*version, error) 
 		}
 		before = append(before, v)
 	}
-	return before, share.VerifyCertKnown(f.net, c.cert, c.of.SignedManifest, signedOf(before), f.revoked, f.known)
+	return before, nil
+}
+
+// verify checks the certificate by the manifests that [certificate.line] found.
+func (c *certificate) verify(f holderFacts, before []*version) error {
+	return share.VerifyCertKnown(f.net, c.cert, c.of.SignedManifest, signedOf(before), f.revoked, f.known)
+}
+
+// check is line and verify.
+func (c *certificate) check(f holderFacts, s *secretState) ([]*version, error) {
+	before, err := c.line(s)
+	if err != nil {
+		return nil, err
+	}
+	return before, c.verify(f, before)
 }
 
 func signedOf(vs []*version) []*share.SignedManifest {
@@ -267,12 +282,13 @@ func signedOf(vs []*version) []*share.SignedManifest {
 	return out
 }
 
-// consent is a verified Request with the verified approvals over it.
+// consent is a verified Request with the approvals that came with it.
 type consent struct {
 	*share.SignedRequest
-	approvers []key.PersonPublic // verified, over this request, none vetoed by themselves
-	raw       []byte
-	approvals [][]byte
+	// approvers are the parties whose valid approvals over this request are
+	// here. Only approvals of parties are verified, so that a stranger's cost
+	// nothing.
+	approvers func(party func(key.PersonPublic) bool) []key.PersonPublic
 }
 
 // satisfies says whether the consent satisfies the policy of v, and what is
@@ -289,6 +305,7 @@ func (c *consent) satisfies(v *version) (bool, []string) {
 		}
 		return true, nil
 	}
-	verdict := v.policy.Evaluate(policy.Evidence{Owner: v.Owner, Signers: append([]key.PersonPublic{c.Person}, c.approvers...)})
+	signers := append([]key.PersonPublic{c.Person}, c.approvers(v.isParty)...)
+	verdict := v.policy.Evaluate(policy.Evidence{Owner: v.Owner, Signers: signers})
 	return verdict.OK, verdict.Missing
 }

@@ -21,12 +21,15 @@ func (s *secretState) commit(f holderFacts, c commitMsg) stepResult {
 	if r, done := s.commitAgain(f, m); done {
 		return r
 	}
-	before, err := c.verify(f, s)
+	before, err := c.line(s)
 	if err != nil {
 		return refuse(custody.Refused, "%v", err)
 	}
 	if !s.concerned(f, m, before) {
 		return refuse(custody.Refused, "no seat of this node in it or before it")
+	}
+	if err := c.verify(f, before); err != nil {
+		return refuse(custody.Refused, "%v", err)
 	}
 	next := s.clone()
 	next.charge(f, m.Owner)

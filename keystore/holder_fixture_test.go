@@ -231,7 +231,14 @@ func (w *hWorld) request(t rapid.TB, by key.PersonPrivate, r share.Request, appr
 	if r.Expires == 0 {
 		r.Expires = hNow + share.RequestLifeOwner
 	}
-	return &consent{SignedRequest: share.SignRequest(by, w.net, r), approvers: approvers}
+	return &consent{SignedRequest: share.SignRequest(by, w.net, r), approvers: approvedBy(approvers...)}
+}
+
+// approvedBy are the approvals of those of them that are parties.
+func approvedBy(all ...key.PersonPublic) func(func(key.PersonPublic) bool) []key.PersonPublic {
+	return func(party func(key.PersonPublic) bool) []key.PersonPublic {
+		return slices.DeleteFunc(slices.Clone(all), func(p key.PersonPublic) bool { return !party(p) })
+	}
 }
 
 // deleted reports whether the step deletes the row of d.

@@ -111,7 +111,7 @@ func (s *secretState) prevOf(f holderFacts, p prepareMsg, w *writes) (*version, 
 		return nil, r
 	}
 	if c := p.prev; c != nil && c.of.Hash == m.Prev && c.of.ID == m.ID && c.of.Gen > s.floor.Gen {
-		before, err := c.verify(f, s)
+		before, err := c.check(f, s)
 		if err != nil {
 			return nil, refuse(custody.Refused, "the certificate brought along: %v", err)
 		}
@@ -154,7 +154,7 @@ func (s *secretState) healed(f holderFacts, p prepareMsg) (*version, stepResult)
 		!slices.Contains(p.m.Force, s.floor.Manifest) {
 		return nil, ok
 	}
-	if _, err := c.verify(f, s); err != nil {
+	if _, err := c.check(f, s); err != nil {
 		return nil, refuse(custody.Refused, "the certificate brought along: %v", err)
 	}
 	there := s.knownVersion(s.floor.Manifest)

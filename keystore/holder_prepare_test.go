@@ -268,7 +268,7 @@ func TestPreparePolicyChange(t *testing.T) {
 		"approver alone":      w.request(t, w.other, share.Request{Verb: share.VerbPolicy, Payload: two.Hash[:]}),
 		"approver twice":      w.request(t, w.other, share.Request{Verb: share.VerbPolicy, Payload: two.Hash[:]}, w.other.Public()),
 		"stranger for owner":  w.request(t, hPerson(t, 9), share.Request{Verb: share.VerbPolicy, Payload: two.Hash[:]}, w.other.Public()),
-		"of another secret":   {SignedRequest: share.SignRequest(w.owner, w.net, share.Request{ID: key.Hash{1}, Verb: share.VerbPolicy, Payload: two.Hash[:]}), approvers: []key.PersonPublic{w.other.Public()}},
+		"of another secret":   {SignedRequest: share.SignRequest(w.owner, w.net, share.Request{ID: key.Hash{1}, Verb: share.VerbPolicy, Payload: two.Hash[:]}), approvers: approvedBy(w.other.Public())},
 		"an empty payload":    w.request(t, w.owner, share.Request{Verb: share.VerbPolicy}, w.other.Public()),
 		"a stranger approves": w.request(t, w.owner, share.Request{Verb: share.VerbPolicy, Payload: two.Hash[:]}, hPerson(t, 9).Public()),
 	} {
