@@ -17,6 +17,9 @@ func main() {
 		fmt.Fprintln(os.Stderr, "keynode:", err)
 		os.Exit(1)
 	}
+	// A write beyond RLIMIT_FSIZE is to fail with EFBIG, which stops the store in
+	// order, and not to kill the process.
+	signal.Ignore(syscall.SIGXFSZ)
 	os.Exit(Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
