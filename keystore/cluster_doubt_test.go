@@ -35,10 +35,12 @@ func TestInDoubtCompletes(t *testing.T) {
 			name string
 			lose func(f *fakeNet)
 		}{
-			{"PREPARE lost", func(f *fakeNet) { f.watch = loseTo(custody.VerbPrepare, f.nodes[3], f.nodes[4]) }},
-			{"Prepared lost", func(f *fakeNet) { f.lose = loseTo(custody.VerbPrepare, f.nodes[2], f.nodes[3], f.nodes[4]) }},
-			{"COMMIT lost", func(f *fakeNet) { f.watch = loseTo(custody.VerbCommit, f.nodes[1], f.nodes[2]) }},
-			{"Committed lost", func(f *fakeNet) { f.lose = loseTo(custody.VerbCommit, f.nodes[1], f.nodes[2], f.nodes[3], f.nodes[4]) }},
+			{"PREPARE lost", func(f *fakeNet) { f.set(loseTo(custody.VerbPrepare, f.nodes[3], f.nodes[4]), nil) }},
+			{"Prepared lost", func(f *fakeNet) { f.set(nil, loseTo(custody.VerbPrepare, f.nodes[2], f.nodes[3], f.nodes[4])) }},
+			{"COMMIT lost", func(f *fakeNet) { f.set(loseTo(custody.VerbCommit, f.nodes[1], f.nodes[2]), nil) }},
+			{"Committed lost", func(f *fakeNet) {
+				f.set(nil, loseTo(custody.VerbCommit, f.nodes[1], f.nodes[2], f.nodes[3], f.nodes[4]))
+			}},
 		} {
 			t.Run(how+"/"+what.name, func(t *testing.T) {
 				bubble(t, 5, func(t *testing.T, f *fakeNet, p Person) {
@@ -54,10 +56,10 @@ func TestInDoubtCompletes(t *testing.T) {
 					}
 					if strings.Contains(how, "restart") {
 						w.stop()
-						f.watch, f.lose = nil, nil
+						f.set(nil, nil)
 						w.start()
 					}
-					f.watch, f.lose = nil, nil
+					f.set(nil, nil)
 					if strings.HasPrefix(how, "retry") {
 						r := mustPut(t, w.store, p, "a", []byte("new"), PutOptions{})
 						if r.Gen != 2 || r.Manifest != d.Manifest {
@@ -84,7 +86,7 @@ func TestInDoubtPassed(t *testing.T) {
 		w := f.nodes[0]
 		mustPut(t, w.store, p, "a", []byte("old"), PutOptions{})
 		settle(t, f, p, "a", 1)
-		f.watch = loseTo(custody.VerbPrepare, f.nodes[3], f.nodes[4])
+		f.set(loseTo(custody.VerbPrepare, f.nodes[3], f.nodes[4]), nil)
 		_, err := w.store.Put(context.Background(), p, "a", []byte("doubtful"), PutOptions{Timeout: 5 * time.Second})
 		var d *InDoubtError
 		if !errors.As(err, &d) {
@@ -94,7 +96,7 @@ func TestInDoubtPassed(t *testing.T) {
 		if _, err := w.store.Put(context.Background(), p, "a", []byte("cas"), PutOptions{IfGen: &gen, Timeout: 5 * time.Second}); err == nil {
 			t.Fatal("a compare-and-set passed a write that is not decided")
 		}
-		f.watch = nil
+		f.set(nil, nil)
 		r := mustPut(t, f.nodes[4].store, p, "a", []byte("newer"), PutOptions{})
 		if r.Gen <= d.Gen {
 			t.Fatalf("%+v", r)
@@ -163,18 +165,18 @@ func TestKilledAmongPuts(t *testing.T) {
 		t.Run(fmt.Sprint(round), func(t *testing.T) {
 			bubble(t, 5, func(t *testing.T, f *fakeNet, p Person) {
 				for _, n := range f.nodes {
-					n.shelf.delay = time.Millisecond
+					n.shelf.slow(time.Millisecond)
 				}
-				f.watch = func(from, to key.NodeID, _ uint64) error {
+				f.set(func(from, to key.NodeID, _ uint64) error {
 					time.Sleep(time.Duration(1+int(from[2]+to[3])%5) * time.Millisecond)
 					return nil
-				}
+				}, nil)
 				acked := make(chan int, 100)
 				done := make(chan struct{})
 				go func() {
 					defer close(done)
 					for i := range 20 {
-						s := f.nodes[i%5].store
+						s := f.nodes[i%5].up()
 						if s == nil {
 							return
 						}
@@ -217,7 +219,7 @@ func TestShelfFails(t *testing.T) {
 					mustPut(t, f.nodes[0].store, p, "a", []byte("1"), PutOptions{})
 					settle(t, f, p, "a", 1)
 					time.Sleep(time.Second)
-					f.nodes[who].shelf.fail = func([]share.Record) (bool, error) { return apply, errFakeStopped }
+					f.nodes[who].shelf.failing(func([]share.Record) (bool, error) { return apply, errFakeStopped })
 					_, err := f.nodes[0].store.Put(context.Background(), p, "a", []byte("2"), PutOptions{Timeout: 5 * time.Second})
 					if who == 1 {
 						if err != nil {
@@ -244,7 +246,7 @@ func TestShelfFails(t *testing.T) {
 func TestFullHolders(t *testing.T) {
 	bubble(t, 5, func(t *testing.T, f *fakeNet, p Person) {
 		for _, n := range f.nodes[1:] {
-			n.shelf.full = true
+			n.shelf.setFull(true)
 		}
 		_, err := f.nodes[0].store.Put(context.Background(), p, "a", []byte("v"), PutOptions{N: 5, K: 3})
 		var pl *PlacementError
@@ -252,13 +254,13 @@ func TestFullHolders(t *testing.T) {
 			t.Fatalf("%v", explain(err))
 		}
 		for _, n := range f.nodes {
-			n.shelf.full = false
-			n.lie = func(_ context.Context, _ key.NodeID, verb uint64, _ []byte, call func() ([]byte, error)) ([]byte, error) {
+			n.shelf.setFull(false)
+			n.lies(func(_ context.Context, _ key.NodeID, verb uint64, _ []byte, call func() ([]byte, error)) ([]byte, error) {
 				if verb == custody.VerbPrepare {
 					return key.Marshal(&custody.PrepareReply{Outcome: custody.Full, Why: "quota"}), nil
 				}
 				return call()
-			}
+			})
 		}
 		_, err = f.nodes[0].store.Put(context.Background(), p, "a", []byte("v"), PutOptions{N: 5, K: 3})
 		if !errors.Is(err, ErrFull) {
@@ -266,7 +268,7 @@ func TestFullHolders(t *testing.T) {
 		}
 		time.Sleep(10 * time.Minute)
 		for _, n := range f.nodes {
-			n.lie = nil
+			n.lies(nil)
 		}
 		time.Sleep(10 * time.Minute)
 		if _, err := f.nodes[2].store.Recover(context.Background(), p, "a", RecoverOptions{}); !errors.Is(err, ErrNotFound) {

@@ -24,9 +24,7 @@ type liar struct {
 
 func (l liar) install() {
 	n := l.n
-	n.net.mu.Lock()
-	defer n.net.mu.Unlock()
-	n.lie = func(ctx context.Context, from key.NodeID, verb uint64, body []byte, call func() ([]byte, error)) ([]byte, error) {
+	n.lies(func(ctx context.Context, from key.NodeID, verb uint64, body []byte, call func() ([]byte, error)) ([]byte, error) {
 		out, err := call()
 		if err != nil || verb != custody.VerbRecover {
 			return out, err
@@ -41,14 +39,10 @@ func (l liar) install() {
 		}
 		l.rewrite(req, reply, n.row())
 		return key.Marshal(reply), nil
-	}
+	})
 }
 
-func (n *fakeNode) honest() {
-	n.net.mu.Lock()
-	defer n.net.mu.Unlock()
-	n.lie = nil
-}
+func (n *fakeNode) honest() { n.lies(nil) }
 
 // row is the first row record on the node's shelf.
 func (n *fakeNode) row() []byte {
@@ -295,13 +289,15 @@ func TestHostileAnswers(t *testing.T) {
 					}
 					return answer(out)
 				}
-				f.nodes[1].lie, f.nodes[2].lie = lie, lie
+				f.nodes[1].lies(lie)
+				f.nodes[2].lies(lie)
 				mustGet(t, f.nodes[0].store, p, "a", []byte("v"))
 				// One seat of five answers nonsense to everything: puts go on.
-				f.nodes[2].lie = nil
+				f.nodes[2].lies(nil)
 				mustPut(t, f.nodes[0].store, p, "a", []byte("w"), PutOptions{})
 				mustGet(t, f.nodes[0].store, p, "a", []byte("w"))
-				f.nodes[2].lie, f.nodes[3].lie = lie, lie
+				f.nodes[2].lies(lie)
+				f.nodes[3].lies(lie)
 				_, err := f.nodes[0].store.Recover(context.Background(), p, "a", RecoverOptions{})
 				var e *IntegrityError
 				var q *QuorumError
@@ -325,13 +321,14 @@ func TestSilentHolders(t *testing.T) {
 			<-ctx.Done()
 			return nil, ctx.Err()
 		}
-		f.nodes[1].lie, f.nodes[2].lie = silence, silence
+		f.nodes[1].lies(silence)
+		f.nodes[2].lies(silence)
 		start := time.Now()
 		mustGet(t, f.nodes[0].store, p, "a", []byte("v"))
 		if d := time.Since(start); d > hedge {
 			t.Errorf("a get with two silent holders took %v", d)
 		}
-		f.nodes[3].lie = silence
+		f.nodes[3].lies(silence)
 		start = time.Now()
 		_, err := f.nodes[0].store.Recover(context.Background(), p, "a", RecoverOptions{})
 		var q *QuorumError
@@ -360,12 +357,7 @@ func TestOldRowsAndOtherSecrets(t *testing.T) {
 		settle(t, f, p, "a", 1)
 		old := map[key.NodeID]map[share.Place][]byte{}
 		for _, n := range f.nodes {
-			old[n.id] = map[share.Place][]byte{}
-			for pl, v := range n.shelf.recs {
-				if pl.Bucket == share.BucketState || pl.Bucket == share.BucketRow || pl.Bucket == share.BucketPayload {
-					old[n.id][pl] = v
-				}
-			}
+			old[n.id] = n.shelf.dump(share.BucketState, share.BucketRow, share.BucketPayload)
 		}
 		mustPut(t, s, p, "a", []byte("new"), PutOptions{})
 		settle(t, f, p, "a", 2)
@@ -398,10 +390,7 @@ func TestMemoryOfTheReader(t *testing.T) {
 		settle(t, f, p, "a", 1)
 		backup := map[key.NodeID]map[share.Place][]byte{}
 		for _, n := range f.nodes[:5] {
-			backup[n.id] = map[share.Place][]byte{}
-			for pl, v := range n.shelf.recs {
-				backup[n.id][pl] = v
-			}
+			backup[n.id] = n.shelf.dump()
 		}
 		mustPut(t, s, p, "a", []byte("new"), PutOptions{})
 		settle(t, f, p, "a", 2)

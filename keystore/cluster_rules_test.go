@@ -56,19 +56,19 @@ func TestReaderCompletes(t *testing.T) {
 				want = 2
 			}
 			time.Sleep(time.Second)
-			f.watch = func(from, _ key.NodeID, verb uint64) error {
+			f.set(func(from, _ key.NodeID, verb uint64) error {
 				if from == f.nodes[0].id && verb == custody.VerbCommit {
 					return errLost
 				}
 				return nil
-			}
+			}, nil)
 			_, err := f.nodes[0].store.Put(context.Background(), p, "a", []byte("new"), PutOptions{Timeout: time.Second})
 			var d *InDoubtError
 			if !errors.As(err, &d) || d.Gen != want {
 				t.Fatalf("%v", explain(err))
 			}
 			f.nodes[0].stop()
-			f.watch = nil
+			f.set(nil, nil)
 			mustGet(t, reader.store, p, "a", []byte("new"))
 			committed := 0
 			for _, n := range f.nodes[1:5] {
@@ -100,14 +100,14 @@ func TestFork(t *testing.T) {
 		for i, a := range f.nodes {
 			for j, b := range f.nodes {
 				if i < 4 && j >= 4 {
-					f.cut[[2]key.NodeID{a.id, b.id}] = true
+					f.separate(a, b)
 				}
 			}
 		}
 		a := mustPut(t, f.nodes[0].store, p, "a", []byte("left"), PutOptions{N: 4, K: 2, New: true})
 		b := mustPut(t, f.nodes[4].store, p, "a", []byte("right"), PutOptions{N: 4, K: 2, New: true})
 		time.Sleep(time.Minute)
-		clear(f.cut)
+		f.heal()
 		reader := f.add("reader", "op9", "z9")
 		reader.member.Holder = false
 		reader.start()
@@ -157,7 +157,8 @@ func TestDeniedOwner(t *testing.T) {
 		}
 		return call()
 	}
-	f.nodes[1].lie, f.nodes[2].lie = deny, deny
+	f.nodes[1].lies(deny)
+	f.nodes[2].lies(deny)
 	waitFor(t, f, p, "b", 1)
 	mustGet(t, f.nodes[0].store, p, "b", []byte("v"))
 }
@@ -166,7 +167,7 @@ func TestDeniedOwner(t *testing.T) {
 // hears of it.
 func TestHostileReceipts(t *testing.T) {
 	forge := func(f *fakeNet, n *fakeNode, change func(r *share.Receipt) key.NodePrivate) {
-		n.lie = func(_ context.Context, _ key.NodeID, verb uint64, _ []byte, call func() ([]byte, error)) ([]byte, error) {
+		n.lies(func(_ context.Context, _ key.NodeID, verb uint64, _ []byte, call func() ([]byte, error)) ([]byte, error) {
 			out, err := call()
 			if verb != custody.VerbPrepare || err != nil {
 				return out, err
@@ -183,7 +184,7 @@ func TestHostileReceipts(t *testing.T) {
 			k := change(&r)
 			reply.Receipt = share.SignReceipt(k, f.id, key.TypePrepared, r).Encode()
 			return key.Marshal(reply), nil
-		}
+		})
 	}
 	for name, change := range map[string]func(n *fakeNode) func(*share.Receipt) key.NodePrivate{
 		"another node's": func(*fakeNode) func(*share.Receipt) key.NodePrivate {
@@ -221,7 +222,7 @@ func TestHostileReceipts(t *testing.T) {
 // A caller that gives up gets an answer at once, and what was begun goes on.
 func TestCallerGivesUp(t *testing.T) {
 	bubble(t, 5, func(t *testing.T, f *fakeNet, p Person) {
-		f.watch = func(_, _ key.NodeID, _ uint64) error { time.Sleep(time.Second); return nil }
+		f.set(func(_, _ key.NodeID, _ uint64) error { time.Sleep(time.Second); return nil }, nil)
 		ctx, cancel := context.WithTimeout(context.Background(), 1500*time.Millisecond)
 		defer cancel()
 		start := time.Now()
@@ -230,7 +231,7 @@ func TestCallerGivesUp(t *testing.T) {
 		if !errors.As(err, &d) || time.Since(start) > 1501*time.Millisecond {
 			t.Fatalf("%v after %v", explain(err), time.Since(start))
 		}
-		f.watch = nil
+		f.set(nil, nil)
 		settle(t, f, p, "a", 1)
 		mustGet(t, f.nodes[3].store, p, "a", []byte("v"))
 	})

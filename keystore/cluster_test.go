@@ -144,7 +144,7 @@ func TestRoundTrips(t *testing.T) {
 		const hop = 10 * time.Millisecond
 		mustPut(t, f.nodes[0].store, p, "a", []byte("1"), PutOptions{})
 		settle(t, f, p, "a", 1)
-		f.watch = func(_, _ key.NodeID, _ uint64) error { time.Sleep(hop); return nil }
+		f.set(func(_, _ key.NodeID, _ uint64) error { time.Sleep(hop); return nil }, nil)
 		took := func(f func()) time.Duration {
 			start := time.Now()
 			f()
@@ -455,10 +455,10 @@ func TestConditions(t *testing.T) {
 // highest generation is what everyone reads.
 func TestConcurrentWriters(t *testing.T) {
 	bubble(t, 5, func(t *testing.T, f *fakeNet, p Person) {
-		f.watch = func(from, to key.NodeID, _ uint64) error {
+		f.set(func(from, to key.NodeID, _ uint64) error {
 			time.Sleep(time.Duration(1+(int(from[0])+3*int(to[0]))%7) * time.Millisecond)
 			return nil
-		}
+		}, nil)
 		for round := range 5 {
 			var mu sync.Mutex
 			var high PutResult
@@ -507,10 +507,10 @@ func TestConcurrentConditions(t *testing.T) {
 		mustPut(t, f.nodes[0].store, p, "a", []byte("0"), PutOptions{})
 		gen := uint64(1)
 		for round := range 10 {
-			f.watch = func(from, to key.NodeID, _ uint64) error {
+			f.set(func(from, to key.NodeID, _ uint64) error {
 				time.Sleep(time.Duration(1+(round*int(from[1])+5*int(to[1]))%9) * time.Millisecond)
 				return nil
-			}
+			}, nil)
 			won := make([]error, 3)
 			gens := make([]uint64, 3)
 			var wg sync.WaitGroup

@@ -69,9 +69,10 @@ func (s *mapShelf) IDs(b share.Bucket) []key.Hash {
 }
 
 func (s *mapShelf) Commit(_ context.Context, recs ...share.Record) error {
-	if s.delay > 0 {
-		time.Sleep(s.delay) // in a bubble
-	}
+	s.mu.Lock()
+	delay := s.delay
+	s.mu.Unlock()
+	time.Sleep(delay) // in a bubble
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stopped {
@@ -102,7 +103,7 @@ func (s *mapShelf) apply(recs []share.Record) {
 }
 
 func (s *mapShelf) Room(int) error {
-	if s.full {
+	if s.isFull() {
 		return errors.New("fake: full")
 	}
 	return nil
@@ -150,6 +151,71 @@ type fakeNet struct {
 	// lose sees every answer; an error loses it after the request took effect.
 	lose  func(from, to key.NodeID, verb uint64) error
 	calls map[uint64]int
+}
+
+// set changes what is lost from now on; nil: nothing.
+func (f *fakeNet) set(watch, lose func(from, to key.NodeID, verb uint64) error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.watch, f.lose = watch, lose
+}
+
+// separate cuts the link between two nodes.
+func (f *fakeNet) separate(a, b *fakeNode) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.cut[[2]key.NodeID{a.id, b.id}] = true
+}
+
+// heal mends every cut.
+func (f *fakeNet) heal() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	clear(f.cut)
+}
+
+// lies makes a node answer by itself; nil: honestly again.
+func (n *fakeNode) lies(f func(ctx context.Context, from key.NodeID, verb uint64, body []byte, call func() ([]byte, error)) ([]byte, error)) {
+	n.net.mu.Lock()
+	defer n.net.mu.Unlock()
+	n.lie = f
+}
+
+func (s *mapShelf) failing(f func(recs []share.Record) (bool, error)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fail = f
+}
+
+func (s *mapShelf) setFull(full bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.full = full
+}
+
+func (s *mapShelf) isFull() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.full
+}
+
+func (s *mapShelf) slow(d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.delay = d
+}
+
+// dump copies the records of some buckets; none: of all.
+func (s *mapShelf) dump(buckets ...share.Bucket) map[share.Place][]byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make(map[share.Place][]byte)
+	for p, v := range s.recs {
+		if len(buckets) == 0 || slices.Contains(buckets, p.Bucket) {
+			out[p] = v
+		}
+	}
+	return out
 }
 
 var errFakeLink = errors.New("fake: no link")
@@ -220,7 +286,7 @@ func (v netOf) Members() []Member {
 		}
 		m := o.member
 		m.Online = v.n.net.reach(v.n.id, o.id)
-		m.Accepting = m.Online && !o.shelf.full
+		m.Accepting = m.Online && !o.shelf.isFull()
 		out = append(out, m)
 	}
 	return out
@@ -270,6 +336,13 @@ func (n *fakeNode) answer(ctx context.Context, from key.NodeID, verb uint64, bod
 		return lie(ctx, from, verb, body, call)
 	}
 	return call()
+}
+
+// up is the node's store, nil while it is stopped.
+func (n *fakeNode) up() *Store {
+	n.net.mu.Lock()
+	defer n.net.mu.Unlock()
+	return n.store
 }
 
 // start makes a store on the node's shelf and runs it.

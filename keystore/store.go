@@ -65,7 +65,7 @@ type Store struct {
 	// waits for them.
 	life  context.Context
 	end   context.CancelFunc
-	calls sync.WaitGroup
+	calls callCount
 
 	locks   *locks
 	known   *memory
@@ -106,7 +106,7 @@ func New(cfg Config) (*Store, error) {
 // goroutine of the Store ended: nil once ctx ends, else the error that stopped
 // the custodian. Run is called once.
 func (s *Store) Run(ctx context.Context) error {
-	defer s.calls.Wait()
+	defer s.calls.wait()
 	defer s.end()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -136,11 +136,43 @@ func (s *Store) Accepting() bool { return s.cfg.Shelf.Room(0) == nil }
 // spawn starts a goroutine that may outlive the call that needs it. It ends
 // with Run, or by its own deadline.
 func (s *Store) spawn(f func()) {
-	s.calls.Add(1)
+	s.calls.add(1)
 	go func() {
-		defer s.calls.Done()
+		defer s.calls.add(-1)
 		f()
 	}()
+}
+
+// callCount counts goroutines. Unlike a WaitGroup it may grow from zero while
+// somebody waits: operations may be called while Run is ending.
+type callCount struct {
+	mu   sync.Mutex
+	n    int
+	zero chan struct{} // closed when n is zero again; nil: nobody waits
+}
+
+func (c *callCount) add(d int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.n += d; c.n == 0 && c.zero != nil {
+		close(c.zero)
+		c.zero = nil
+	}
+}
+
+// wait returns once there is none.
+func (c *callCount) wait() {
+	c.mu.Lock()
+	if c.n == 0 {
+		c.mu.Unlock()
+		return
+	}
+	if c.zero == nil {
+		c.zero = make(chan struct{})
+	}
+	zero := c.zero
+	c.mu.Unlock()
+	<-zero
 }
 
 // roster is who is there at the moment, this node included.
