@@ -2,7 +2,6 @@ package keystore
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"time"
 
@@ -160,104 +159,110 @@ type event struct {
 	err      error
 }
 
-// Bounds of the calls of a write.
-const (
-	callTimeout    = 10 * time.Second
-	offlineTimeout = 3 * time.Second
-	callTries      = 3
-	tryPause       = 50 * time.Millisecond // doubled each time
-	// refusalGrace is how long a write that can get no certificate waits for
-	// the seats that have not answered: enough refusals make it "not stored".
-	refusalGrace = 300 * time.Millisecond
-	// hastyGrace is how long a hasty write waits for the last of its seats.
-	hastyGrace = 500 * time.Millisecond
-)
+// driver is one run of a write: its calls under way, and the verdict.
+type driver struct {
+	*write
+	life     context.Context
+	cancel   context.CancelFunc
+	events   chan event
+	inflight int
+	writing  bool               // the journal is being written
+	decide   func(*outcome)   // nil once the verdict was given
+	last     <-chan time.Time // the end of the wait for more refusals
+}
 
 // run drives the write until every node has answered or failed, or life ends.
 // It reports the first verdict to decide and leaves the rest to the finisher.
 // asked ends when the caller no longer waits for a verdict.
 func (w *write) run(asked, life context.Context, decide func(*outcome)) {
-	life, cancel := context.WithCancel(life)
-	defer cancel()
 	// Every goroutine sends one event, and a node has one call at a time.
-	events := make(chan event, len(w.nodes)+1)
-	inflight := 0
-	launch := func(f func() event) {
-		inflight++
-		w.s.spawn(func() { events <- f() })
-	}
-	w.begin(life, launch)
-	waiting, over := asked.Done(), life.Done()
-	decided := false
-	var last <-chan time.Time // the end of the wait for more refusals
-	var all <-chan time.Time  // the end of the wait for all answers
+	d := &driver{write: w, events: make(chan event, len(w.nodes)+1), decide: decide}
+	d.life, d.cancel = context.WithCancel(life)
+	defer d.cancel()
+	d.begin()
+	var all <-chan time.Time // the end of the wait for all answers
 	if w.hasty {
 		all = time.After(hastyGrace)
 	}
-	verdict := func(final bool) {
-		if decided {
-			return
-		}
-		out := w.judge(final)
-		if out != nil && !final && out.undecided {
-			if last == nil {
-				t := time.NewTimer(refusalGrace)
-				last = t.C
-			}
-			return
-		}
-		if out != nil {
-			decided, w.answered, w.abandoned = true, w.answered || out.ok, out.notStored
-			if w.cert == nil && (!final || last != nil) {
-				cancel()
-			}
-			decide(out)
-		}
-	}
-	for inflight > 0 && over != nil {
+	waiting := asked.Done()
+	over := d.life.Done()
+	// The journal is waited for in any case: what is abandoned must not turn up
+	// in it afterwards.
+	for d.inflight > 0 && (over != nil || d.writing) {
 		select {
-		case e := <-events:
-			inflight--
-			w.apply(e)
-			w.advance(life, launch)
-			verdict(false)
+		case e := <-d.events:
+			d.inflight--
+			d.writing = d.writing && !e.node.IsZero()
+			d.apply(e)
+			d.advance()
+			d.verdict(false)
 		case <-waiting:
 			waiting = nil
-			verdict(true)
-		case <-last:
-			verdict(true)
+			d.verdict(true)
+		case <-d.last:
+			d.verdict(true)
 		case <-all:
 			w.hasty = false
-			w.advance(life, launch)
+			d.advance()
 		case <-over:
 			over = nil
 		}
 	}
-	verdict(true)
-	w.leave(inflight == 0)
+	d.verdict(true)
+	d.leave(d.inflight == 0)
+}
+
+func (d *driver) launch(f func() event) {
+	d.inflight++
+	d.s.spawn(func() { d.events <- f() })
+}
+
+// verdict gives the verdict once there is one. A write that failed before its
+// certificate stops: what it left is passed or continued by a later one.
+func (d *driver) verdict(final bool) {
+	if d.decide == nil {
+		return
+	}
+	out := d.judge(final)
+	switch {
+	case out == nil:
+		return
+	case out.undecided && !final:
+		if d.last == nil {
+			d.last = time.After(refusalGrace)
+		}
+		return
+	}
+	d.answered, d.abandoned = d.answered || out.ok, out.notStored
+	if d.cert == nil && (!final || d.last != nil) {
+		d.cancel()
+	}
+	d.decide(out)
+	d.decide = nil
 }
 
 // begin starts the journal and the first call to each node.
-func (w *write) begin(ctx context.Context, launch func(func() event)) {
-	if !w.journaled {
-		record := w.record()
-		launch(func() event {
+func (d *driver) begin() {
+	if !d.journaled {
+		record := d.record()
+		d.writing = true
+		d.launch(func() event {
 			// Not given up with the caller: what is half written helps nobody.
-			return event{journal: w.s.cfg.Shelf.Commit(context.WithoutCancel(ctx), share.Record{Place: w.place(), Value: record})}
+			return event{journal: d.s.cfg.Shelf.Commit(context.WithoutCancel(d.life), share.Record{Place: d.place(), Value: record})}
 		})
 	}
-	if w.cert != nil {
-		w.encodeCommit()
+	if d.cert != nil {
+		d.encodeCommit()
 	}
-	for _, id := range w.nodes {
-		p := w.progress[id]
+	for _, id := range d.nodes {
+		p := d.progress[id]
 		switch {
 		case p.committed && p.gone:
-		case w.cert != nil:
-			w.settle(ctx, id, launch)
+		case d.cert != nil:
+			d.settle(id)
 		default:
 			p.busy, p.state = true, "sent"
-			launch(func() event { return w.prepare(ctx, id) })
+			d.launch(func() event { return d.prepare(d.life, id) })
 		}
 	}
 }
@@ -323,19 +328,19 @@ func (w *write) superseded() {
 }
 
 // advance forms the certificate when it can and starts what follows from it.
-func (w *write) advance(ctx context.Context, launch func(func() event)) {
-	if w.cert == nil && w.journaled && w.certifiable() && !w.unheard() {
+func (d *driver) advance() {
+	if d.cert == nil && d.journaled && d.certifiable() && !d.unheard() {
 		// Each receipt was verified when it came.
-		w.cert = &certified{m: w.m, cert: w.receipts().Encode(), before: w.before}
-		w.encodeCommit()
+		d.cert = &certified{m: d.m, cert: d.receipts().Encode(), before: d.before}
+		d.encodeCommit()
 	}
-	if w.cert == nil || !w.journaled {
+	if d.cert == nil || !d.journaled {
 		return
 	}
-	for _, id := range w.nodes {
-		p := w.progress[id]
-		if !p.busy && !(p.gone && (p.committed || w.m.SeatOf(id) == nil)) && p.tries < 1 && p.state != "unreachable" {
-			w.settle(ctx, id, launch)
+	for _, id := range d.nodes {
+		p := d.progress[id]
+		if !p.busy && !(p.gone && (p.committed || d.m.SeatOf(id) == nil)) && p.tries < 1 && p.state != "unreachable" {
+			d.settle(id)
 		}
 	}
 }
@@ -369,146 +374,21 @@ func (w *write) receipts() *share.CommitCert {
 	return cert
 }
 
-func (w *write) settle(ctx context.Context, id key.NodeID, launch func(func() event)) {
-	p := w.progress[id]
+// settle brings a node what it still needs once there is a certificate.
+func (d *driver) settle(id key.NodeID) {
+	p := d.progress[id]
 	p.busy = true
-	needsRow := w.m.SeatOf(id) != nil && !prepared(p)
-	launch(func() event {
-		if needsRow && len(w.rows[id]) > 0 {
-			return w.bring(ctx, id)
+	needsRow := d.m.SeatOf(id) != nil && !prepared(p)
+	d.launch(func() event {
+		if needsRow && len(d.rows[id]) > 0 {
+			return d.bring(d.life, id)
 		}
-		return w.commit(ctx, id)
+		return d.commit(d.life, id)
 	})
 }
 
 func (w *write) encodeCommit() {
 	w.commitMsg = key.Marshal(&custody.Commit{Manifest: w.bytes, Cert: w.cert.cert, Before: w.cert.beforeBytes()})
-}
-
-// bring gives a seat its row and then the certificate. A seat that refuses the
-// row, for what else is pending there, is shown the certificate first.
-func (w *write) bring(ctx context.Context, id key.NodeID) event {
-	e := w.prepare(ctx, id)
-	if e.err != nil {
-		return e
-	}
-	p := e.prepared
-	e = w.commit(ctx, id)
-	if e.err == nil && !e.done && p == nil && e.outcome == custody.Refused {
-		if again := w.prepare(ctx, id); again.prepared != nil {
-			p = again.prepared
-			e = w.commit(ctx, id)
-		}
-	}
-	if p != nil {
-		e.prepared = p
-	}
-	return e
-}
-
-// prepare sends PREPARE to one node and verifies its receipt.
-func (w *write) prepare(ctx context.Context, id key.NodeID) event {
-	msg := &custody.Prepare{Manifest: w.bytes, Request: w.consent}
-	if w.m.SeatOf(id) != nil {
-		msg.Row, msg.Payload = w.rows[id], w.ct
-	}
-	for brought := false; ; brought = true {
-		reply := new(custody.PrepareReply)
-		if err := w.send(ctx, id, custody.VerbPrepare, key.Marshal(msg), reply); err != nil {
-			return event{node: id, err: err}
-		}
-		e := event{node: id, outcome: reply.Outcome, why: reply.Why}
-		if reply.Outcome == custody.OK {
-			o, err := w.receipt(key.TypePrepared, id, reply.Receipt)
-			if err != nil {
-				return event{node: id, outcome: custody.Refused, why: "its receipt does not verify"}
-			}
-			w.s.cust.remember(o) // so that this node's seat need not verify it again
-			e.prepared = &o
-			return e
-		}
-		e.there = &reply.There
-		if brought || !reply.NeedPrev || !w.bringAlong(msg) {
-			return e
-		}
-	}
-}
-
-// bringAlong adds what a node that is behind asks for, and reports whether
-// there is anything.
-func (w *write) bringAlong(msg *custody.Prepare) bool {
-	msg.Tombstone = w.tomb
-	if w.prev == nil {
-		return len(w.tomb) > 0
-	}
-	msg.Prev, msg.PrevCert = w.prev.m.Bytes(), w.prev.cert
-	for _, b := range w.prev.before {
-		if b.Hash == w.prev.m.Prev {
-			msg.PrevPrev = b.Bytes()
-		} else {
-			msg.PrevForced = append(msg.PrevForced, b.Bytes())
-		}
-	}
-	return true
-}
-
-// commit sends COMMIT to one node and verifies its receipt.
-func (w *write) commit(ctx context.Context, id key.NodeID) event {
-	reply := new(custody.CommitReply)
-	if err := w.send(ctx, id, custody.VerbCommit, w.commitMsg, reply); err != nil {
-		return event{node: id, commit: true, err: err}
-	}
-	e := event{node: id, commit: true, outcome: reply.Outcome, why: reply.Why}
-	if reply.Outcome != custody.OK {
-		e.there, e.gone = &reply.There, reply.PrevGone
-		return e
-	}
-	if _, err := w.receipt(key.TypeCommitted, id, reply.Receipt); err != nil {
-		e.outcome, e.why = custody.Refused, "its receipt does not verify"
-		return e
-	}
-	e.done, e.gone = true, reply.PrevGone
-	return e
-}
-
-// receipt verifies a node's receipt for this write.
-func (w *write) receipt(t key.Type, id key.NodeID, b []byte) (key.Object, error) {
-	if id == w.s.self {
-		return ownReceipt(t, w.m, id, b)
-	}
-	return openReceipt(w.s.cfg.ID, t, w.m, id, b)
-}
-
-// send calls a node, a few times while its link fails. A node without a link
-// gets one short call: the mesh may still reach it.
-func (w *write) send(ctx context.Context, id key.NodeID, verb uint64, body []byte, reply key.Body) error {
-	timeout, tries := callTimeout, callTries
-	if !w.roster[id].Online {
-		timeout, tries = offlineTimeout, 1
-	}
-	pause := tryPause
-	for {
-		err := w.s.callWithin(ctx, timeout, id, verb, body, reply)
-		if tries--; err == nil || tries == 0 || ctx.Err() != nil || errors.Is(err, errAnswer) {
-			return err
-		}
-		if !sleep(ctx, pause) {
-			return err
-		}
-		pause *= 2
-	}
-}
-
-// sleep waits and reports whether ctx let it.
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
 
 // leave ends the write: what is finished or needless leaves the journal, the

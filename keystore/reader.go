@@ -214,6 +214,9 @@ func (g *reading) notThere(l *located, best *certified) error {
 	if err != nil {
 		return err
 	}
+	if g.view.deleted(mark.Gen) {
+		g.s.known.drop(g.h.id)
+	}
 	if mark.Gen != 0 && !g.view.deleted(mark.Gen) && best == nil && len(silent) == 0 {
 		return g.rolledBack(mark, l)
 	}

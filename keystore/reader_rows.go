@@ -300,8 +300,8 @@ func (g *reading) why() error {
 	switch {
 	case lied > 0 && rows+lied >= int(g.use.K):
 		return &IntegrityError{Need: int(g.use.K), Have: rows, Bad: g.badRows()}
-	case denied > 0 && denied == answered:
-		return ErrDenied
+	case denied > g.use.N()-int(g.use.K) || denied > 0 && denied == answered:
+		return ErrDenied // more than may lie, and the others cannot make up for them
 	case rows >= int(g.use.K) && g.ct != nil:
 		_, current := g.counts()
 		return &QuorumError{Op: "believing that nothing is newer", Need: g.use.N() - int(g.use.W) + 1, Have: current, Seats: g.states()}
@@ -385,7 +385,8 @@ func (s *Store) ownRow(ctx context.Context, use *share.SignedManifest, req *shar
 	if st == nil {
 		return &rowReply{outcome: custody.Denied}
 	}
-	e, outcome, why := st.release(s.cust.facts(s.self), &consent{SignedRequest: req})
+	alone := func(func(key.PersonPublic) bool) []key.PersonPublic { return nil } // no approvals
+	e, outcome, why := st.release(s.cust.facts(s.self), &consent{SignedRequest: req, approvers: alone})
 	out := &rowReply{outcome: outcome, why: why}
 	if cur := st.current(); cur == nil || cur.Hash != use.Hash {
 		b := st.brief(st.rowState())

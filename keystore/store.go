@@ -106,7 +106,10 @@ func New(cfg Config) (*Store, error) {
 // goroutine of the Store ended: nil once ctx ends, else the error that stopped
 // the custodian. Run is called once.
 func (s *Store) Run(ctx context.Context) error {
-	defer s.calls.wait()
+	defer func() {
+		s.calls.wait()
+		s.finish.flush(ctx) // what the last calls left
+	}()
 	defer s.end()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
