@@ -32,6 +32,7 @@ const (
 	TypeEpochAck      Type = 19
 	TypeEpoch         Type = 20
 	TypeLock          Type = 21
+	TypeAuditHead     Type = 22
 )
 
 // typeNames are part of what is signed and hashed.
@@ -43,6 +44,7 @@ var typeNames = map[Type]string{
 	TypeRequest: "Request", TypeApproval: "Approval", TypeRelease: "Release",
 	TypeReassign: "Reassign", TypeDealing: "Dealing", TypeBundle: "Bundle",
 	TypeEpochAck: "EpochAck", TypeEpoch: "Epoch", TypeLock: "Lock",
+	TypeAuditHead: "AuditHead",
 }
 
 // String returns the type's name as it is signed, or "type N".

@@ -225,8 +225,8 @@ func addOrder(sig []byte) []byte {
 
 func TestTheTypeOfAnUnknownNumber(t *testing.T) {
 	o, net := signedSample(t)
-	o.Type = 22
-	if err := o.Verify(net, 22); !errors.Is(err, ErrSignature) {
+	o.Type = 23
+	if err := o.Verify(net, 23); !errors.Is(err, ErrSignature) {
 		t.Error(err)
 	}
 	o.Type = 0
@@ -234,7 +234,7 @@ func TestTheTypeOfAnUnknownNumber(t *testing.T) {
 		t.Error(err)
 	}
 	for _, f := range []func(){
-		func() { Sign(GenerateNode(), net, 22, nil) },
+		func() { Sign(GenerateNode(), net, 23, nil) },
 		func() { Sign(GenerateNode(), net, 0, nil) },
 		func() { Sign(NodePrivate{}, net, TypePrepared, nil) },
 	} {

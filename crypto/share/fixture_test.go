@@ -158,6 +158,10 @@ func fixedRelease(l line) Release {
 	}
 }
 
+func fixedAuditHead() AuditHead {
+	return AuditHead{Seq: 70000, Hash: fill(0x4a), Time: created + 180}
+}
+
 func fixedLabel() *Label {
 	return &Label{Name: "mail/imap", Labels: [][2]string{{"env", "prod"}, {"team", "grüße"}}, Description: "the mailbox", Size: 1<<20 - 1}
 }
@@ -229,6 +233,7 @@ func wires(t testing.TB) map[string]wire {
 	out["policyChange"] = wire{key.TypeRequest, owner(), SignRequest(owner(), testNet, change).Object, openRequestBytes}
 	out["approval"] = wire{key.TypeApproval, owner(), SignApproval(owner(), testNet, fixedApproval()), openApprovalBytes}
 	out["release"] = wire{key.TypeRelease, node(1), SignRelease(node(1), testNet, fixedRelease(l)), openReleaseBytes}
+	out["auditHead"] = wire{key.TypeAuditHead, node(1), SignAuditHead(node(1), testNet, fixedAuditHead()), openAuditHeadBytes}
 	return out
 }
 
@@ -263,6 +268,10 @@ func openApprovalBytes(net key.NetworkID, b []byte) ([]byte, error) {
 
 func openReleaseBytes(net key.NetworkID, b []byte) ([]byte, error) {
 	return again(OpenRelease(net, b))
+}
+
+func openAuditHeadBytes(net key.NetworkID, b []byte) ([]byte, error) {
+	return again(OpenAuditHead(net, b))
 }
 
 func sortedNames[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

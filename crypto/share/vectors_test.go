@@ -70,7 +70,7 @@ func load(t testing.TB) vectors {
 	if err := d.Decode(&v); err != nil {
 		t.Fatal(err)
 	}
-	if len(v.Names) != 4 || len(v.Contexts) != 4 || len(v.Rows) != 5 || len(v.AADs) != 3 || len(v.Objects) != 12 || len(v.Bodies) != 3 {
+	if len(v.Names) != 4 || len(v.Contexts) != 4 || len(v.Rows) != 5 || len(v.AADs) != 3 || len(v.Objects) != 13 || len(v.Bodies) != 3 {
 		t.Fatal("vectors are missing")
 	}
 	return v

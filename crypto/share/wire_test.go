@@ -161,6 +161,11 @@ func TestSignersNameThemselves(t *testing.T) {
 	if err != nil || l.Node != node(1).ID() {
 		t.Error("release", err)
 	}
+	h := fixedAuditHead()
+	h.Node = node(2).ID()
+	if got, err := OpenAuditHead(testNet, SignAuditHead(node(1), testNet, h).Encode()); err != nil || got.Node != node(1).ID() {
+		t.Error("head of the audit log", err)
+	}
 	q := fixedQuery()
 	q.Person = owner().Public()
 	if got, err := OpenQuery(testNet, SignQuery(approver(), testNet, q).Encode(), q.Node, created); err != nil || got.Person != approver().Public() {
