@@ -1,7 +1,7 @@
 package policy
 
 import (
-	"fmt"
+	"maps"
 	"slices"
 
 	"keymesh/crypto/key"
@@ -11,133 +11,156 @@ import (
 type Evidence struct {
 	Owner key.PersonPublic
 	// Signers are those whose valid signatures over this very request are here,
-	// the requester among them. Order and repetition do not matter.
+	// the requester and a recovery key among them. Order and repetition do not
+	// matter.
 	Signers []key.PersonPublic
+	// Operator: the operator of this holder confirmed the request.
+	Operator bool
+	// Waited is the running time in seconds that this holder counted for each
+	// delay clause, by its number: see [Timer].
+	Waited map[int]uint64
 }
 
 // Verdict is what a policy says of the evidence.
 type Verdict struct {
 	OK bool
-	// Missing are the clauses that are not satisfied, in words, each once.
-	// Empty when OK.
+	// Missing is everything that has to come, in words, each once and with the
+	// choices in it: see [Policy.Missing]. Empty when OK.
 	Missing []string
+	// Have of Need signatures and confirmations are here, on the way that lacks
+	// the fewest. Delays do not count.
+	Have, Need int
+	// Delays are the delay clauses whose time runs or has passed.
+	Delays []Timer
+	// Wait is the least time in seconds until the policy is satisfied, if
+	// nothing but delays is missing; else 0.
+	Wait uint64
 }
 
-// maxSteps bounds the search of [solver]. Policies that name no key twice need
-// one step a node.
-const maxSteps = 10_000
-
-// solver looks for a set of leaves that satisfies the tree and uses no key
-// twice: one signature is one leaf, however the tree nests.
-type solver struct {
-	owner key.PersonPublic
-	leaf  func(*Policy) bool // whether the leaf is satisfied, keys aside
-	count map[key.PersonPublic]int
-	used  map[key.PersonPublic]bool
-	steps int
+// Timer is a delay clause whose gate has everything else that it wants: the
+// other clauses are satisfied by the signatures and the confirmation in the
+// evidence, and delays inside them have passed. Other delays of the same gate
+// run beside it. A holder counts its running time for the clause while the
+// clause is among [Verdict.Delays], from zero when it appears there.
+type Timer struct {
+	Leaf    int                // number of the clause among all nodes in preorder, from 0
+	Seconds uint64             // what the clause wants
+	Waited  uint64             // what the evidence says
+	Veto    []key.PersonPublic // ascending; zero: the owner
 }
 
-func newSolver(p *Policy, owner key.PersonPublic, leaf func(*Policy) bool) *solver {
-	s := &solver{owner: owner, leaf: leaf, count: map[key.PersonPublic]int{}, used: map[key.PersonPublic]bool{}}
-	p.walk(func(l *Policy) {
-		if l.signed() {
-			s.count[s.resolve(l.keys[0])]++
-		}
-	})
-	return s
-}
-
-func (s *solver) resolve(k key.PersonPublic) key.PersonPublic {
-	if k.IsZero() {
-		return s.owner
-	}
-	return k
-}
-
-// solve reports whether p and then everything that next stands for can be
-// satisfied together.
-func (s *solver) solve(p *Policy, next func() bool) bool {
-	s.steps++
-	if s.steps > maxSteps {
-		return false // as unsatisfied, at every holder alike
-	}
-	switch p.kind {
-	case kindAny:
-		return s.choose(p.subs, 1, next)
-	case kindAll:
-		return s.choose(p.subs, len(p.subs), next)
-	case kindKOf:
-		return s.choose(p.subs, p.k, next)
-	}
-	if !s.leaf(p) {
-		return false
-	}
-	if !p.signed() {
-		return next()
-	}
-	k := s.resolve(p.keys[0])
-	if s.used[k] {
-		return false
-	}
-	s.used[k] = true
-	defer delete(s.used, k)
-	return next()
-}
-
-// choose satisfies need of the clauses and then next.
-func (s *solver) choose(clauses []*Policy, need int, next func() bool) bool {
-	if need <= 0 {
-		return next()
-	}
-	if len(clauses) < need {
-		return false
-	}
-	c, rest := clauses[0], clauses[1:]
-	if s.solve(c, func() bool { return s.choose(rest, need-1, next) }) {
-		return true
-	}
-	if c.signed() && s.count[s.resolve(c.keys[0])] == 1 && s.leaf(c) {
-		return false // a key that stands nowhere else is never worth saving
-	}
-	return s.choose(rest, need, next)
-}
-
-func yes() bool { return true }
-
-// signed reports whether the leaf is satisfied by one key's signature.
-func (p *Policy) signed() bool { return p.kind == kindKey || p.kind == kindCode }
-
-// walk calls f on every leaf, in order.
-func (p *Policy) walk(f func(*Policy)) {
-	if len(p.subs) == 0 {
-		f(p)
-	}
-	for _, s := range p.subs {
-		s.walk(f)
-	}
-}
+// Left is the time in seconds that is still to pass.
+func (t Timer) Left() uint64 { return t.Seconds - min(t.Seconds, t.Waited) }
 
 // Evaluate says whether the evidence satisfies the policy. Each signature
-// counts for one leaf at most. Delay, code and operator clauses count as not
-// satisfied in this version.
+// counts for one leaf at most, in the whole tree. More evidence never turns OK
+// into not OK. Vetoes are the caller's: a vetoed request is not evaluated.
 func (p *Policy) Evaluate(e Evidence) Verdict {
-	have := func(l *Policy) bool {
-		k := l.keyOr(e.Owner)
-		return l.kind == kindKey && !k.IsZero() && slices.Contains(e.Signers, k)
+	root := p.number(e.Owner)
+	v := Verdict{Delays: root.timers(e)}
+	best, ok := root.best(e)
+	if ok {
+		v.Have, v.Need = best.has, best.has+best.lacks
 	}
-	if newSolver(p, e.Owner, have).solve(p, yes) {
-		return Verdict{OK: true}
+	if v.OK = ok && best.done(); v.OK {
+		return v
 	}
-	var v Verdict
-	p.walk(func(l *Policy) {
-		if w := l.Words(nil); !have(l) && !slices.Contains(v.Missing, w) {
-			v.Missing = append(v.Missing, w)
+	v.Wait = root.wait(e)
+	v.Missing = root.missing(e, keyWords(nil))
+	return v
+}
+
+// best returns the least cost of the clause.
+func (c *clause) best(e Evidence) (cost, bool) {
+	s := solver{leaf: e.cost, steps: 4 * maxSteps} // see Check
+	return s.best(c)
+}
+
+// cost of a leaf.
+func (e Evidence) cost(c *clause) cost {
+	switch {
+	case c.kind == kindDelay && !e.has(c):
+		return cost{delays: 1}
+	case c.kind == kindDelay:
+		return cost{}
+	case e.has(c):
+		return cost{has: 1}
+	}
+	return cost{lacks: 1}
+}
+
+// has reports whether the evidence satisfies the leaf.
+func (e Evidence) has(c *clause) bool {
+	switch c.kind {
+	case kindKey, kindCode:
+		return !c.person.IsZero() && slices.Contains(e.Signers, c.person)
+	case kindDelay:
+		return e.Waited[c.n] >= c.seconds
+	case kindOperator:
+		return e.Operator
+	}
+	return false
+}
+
+// timers returns the delay clauses whose gates have everything else, in order.
+func (c *clause) timers(e Evidence) []Timer {
+	var out []Timer
+	c.walk(func(g *clause) {
+		if g.kind != kindAll || !slices.ContainsFunc(g.subs, isDelay) || !g.runs(e) {
+			return
+		}
+		for _, d := range g.subs {
+			if isDelay(d) {
+				out = append(out, Timer{Leaf: d.n, Seconds: d.seconds, Waited: e.Waited[d.n], Veto: slices.Clone(d.keys)})
+			}
 		}
 	})
-	if len(v.Missing) == 0 {
-		v.Missing = []string{"another signature: one key counts once"}
+	slices.SortFunc(out, func(a, b Timer) int { return a.Leaf - b.Leaf })
+	return out
+}
+
+func isDelay(c *clause) bool { return c.kind == kindDelay }
+
+// runs reports whether the gate lacks nothing but its own delays.
+func (c *clause) runs(e Evidence) bool {
+	s := solver{steps: 4 * maxSteps, leaf: func(l *clause) cost {
+		if l.up == c && isDelay(l) {
+			return cost{}
+		}
+		return e.cost(l)
+	}}
+	best, ok := s.best(c)
+	return ok && best.done()
+}
+
+// wait lets time pass until nothing is missing. Each round ends one delay at
+// least, and a delay inside a clause goes before those beside the clause.
+func (c *clause) wait(e Evidence) (total uint64) {
+	e.Waited = maps.Clone(e.Waited)
+	if e.Waited == nil {
+		e.Waited = map[int]uint64{}
 	}
-	return v
+	for {
+		if best, ok := c.best(e); !ok || best.lacks > 0 {
+			return 0
+		} else if best.done() {
+			return total
+		}
+		running := slices.DeleteFunc(c.timers(e), func(t Timer) bool { return t.Left() == 0 })
+		if len(running) == 0 {
+			return 0
+		}
+		step := slices.MinFunc(running, func(a, b Timer) int {
+			if a.Left() < b.Left() {
+				return -1
+			}
+			return 1
+		}).Left()
+		for _, t := range running {
+			e.Waited[t.Leaf] = t.Waited + step
+		}
+		total += step
+	}
 }
 
 func (p *Policy) keyOr(owner key.PersonPublic) key.PersonPublic {
@@ -148,105 +171,4 @@ func (p *Policy) keyOr(owner key.PersonPublic) key.PersonPublic {
 		return owner
 	}
 	return p.keys[0]
-}
-
-// IsParty reports whether the person is the owner or named anywhere in the
-// policy, as an approver, by a recovery key or as one who may veto. Only
-// parties learn that a secret exists.
-func (p *Policy) IsParty(owner, person key.PersonPublic) bool {
-	if person.IsZero() {
-		return false
-	}
-	if person == owner {
-		return true // who may always replace and delete it
-	}
-	found := false
-	p.walk(func(l *Policy) { found = found || slices.Contains(l.keys, person) })
-	return found
-}
-
-// Check refuses policies with which no one could ever recover anything, or
-// anyone could: more than [MaxDepth] levels or [MaxNodes] nodes, gates without
-// clauses or with a threshold out of range, keys that are none, a delay outside
-// an all with another clause, and trees that cannot be satisfied although
-// everyone named signs, since one signature counts for one leaf only. Errors
-// wrap [ErrPolicy].
-func (p *Policy) Check() error {
-	nodes := 0
-	if err := p.check(1, &nodes, nil); err != nil {
-		return err
-	}
-	// A made-up owner that is nobody's key: the owner leaf has a key of its own.
-	owner := key.PersonPublic(key.T("keymesh/v1/policy-owner"))
-	all := func(*Policy) bool { return true }
-	if !newSolver(p, owner, all).solve(p, yes) {
-		return fmt.Errorf("%w: it can never be satisfied, or is too tangled to tell", ErrPolicy)
-	}
-	none := func(l *Policy) bool { return !l.signed() }
-	if newSolver(p, owner, none).solve(p, yes) {
-		return fmt.Errorf("%w: it would be satisfied without any signature", ErrPolicy)
-	}
-	return nil
-}
-
-func (p *Policy) check(depth int, nodes *int, parent *Policy) error {
-	bad := func(format string, a ...any) error {
-		return fmt.Errorf("%w: %s", ErrPolicy, fmt.Sprintf(format, a...))
-	}
-	*nodes++
-	if depth > MaxDepth || *nodes > MaxNodes {
-		return bad("more than %d levels or %d nodes", MaxDepth, MaxNodes)
-	}
-	switch p.kind {
-	case kindKOf:
-		if p.k < 1 || p.k > len(p.subs) {
-			return bad("%d of %d clauses", p.k, len(p.subs))
-		}
-		fallthrough
-	case kindAny, kindAll:
-		if len(p.subs) == 0 {
-			return bad("a gate without clauses")
-		}
-	case kindDelay:
-		if err := p.checkDelay(parent); err != nil {
-			return err
-		}
-	}
-	for _, k := range p.keys {
-		if k.IsZero() && p.kind != kindCode {
-			continue
-		}
-		if err := key.CheckPublic(k); err != nil {
-			return bad("%v", err)
-		}
-	}
-	for _, s := range p.subs {
-		if err := s.check(depth+1, nodes, p); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// checkDelay: a delay runs from when the other clauses of its gate were
-// satisfied, so it needs some, and a gate in which all count.
-func (p *Policy) checkDelay(parent *Policy) error {
-	if p.seconds == 0 || p.seconds > MaxDelay || len(p.keys) > MaxVeto {
-		return fmt.Errorf("%w: a delay of %d s", ErrPolicy, p.seconds)
-	}
-	if parent == nil || parent.kind != kindAll {
-		return fmt.Errorf("%w: a delay outside an all", ErrPolicy)
-	}
-	if !slices.ContainsFunc(parent.subs, func(s *Policy) bool { return s.kind != kindDelay }) {
-		return fmt.Errorf("%w: a delay without another clause", ErrPolicy)
-	}
-	return nil
-}
-
-// Persons are the keys that the policy names, in order of mention and not each
-// once; the zero key for the owner.
-func (p *Policy) Persons() []key.PersonPublic {
-	var out []key.PersonPublic
-	p.walk(func(l *Policy) { out = append(out, l.keys...) })
-	return out
 }

@@ -47,7 +47,10 @@ func TestEvaluate(t *testing.T) {
 		{"owner twice under two names", All(Owner(), Key(owner)), []key.PersonPublic{owner}, false},
 		{"default, owner", Default(c), []key.PersonPublic{owner}, true},
 		{"default, recovery key before the delay", Default(c), []key.PersonPublic{c}, false},
-		{"code and operator are for later", Any(All(Owner(), Code(c)), All(Owner(), Operator())), []key.PersonPublic{owner, c}, false},
+		{"code", All(Owner(), Code(c)), []key.PersonPublic{owner, c}, true},
+		{"code of somebody else", All(Owner(), Code(c)), []key.PersonPublic{owner, b}, false},
+		{"one key as person and as code", All(Key(c), Code(c)), []key.PersonPublic{c}, false},
+		{"operator, unasked", All(Owner(), Operator()), []key.PersonPublic{owner}, false},
 	} {
 		v := tt.p.Evaluate(Evidence{Owner: owner, Signers: tt.signers})
 		if v.OK != tt.want {
