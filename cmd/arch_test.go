@@ -65,6 +65,7 @@ var outside = map[string][]string{
 	"github.com/spf13/pflag":          {"cmd/"},
 	"github.com/BurntSushi/toml":      {"cmd/"},
 	"golang.org/x/term":               {"cmd/"},
+	"rsc.io/qr":                       {"cmd/keynode"},
 	"golang.org/x/text":               {"*", "crypto/", "keystore/"},
 	"golang.org/x/sync":               {"*"},
 	"golang.org/x/sys":                {"*"},

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -26,7 +27,7 @@ import (
 const asDaemon = "KEYNODE_TEST_BINARY_IS_THE_DAEMON"
 
 func TestMain(m *testing.M) {
-	if os.Getenv(asDaemon) != "" {
+	if os.Getenv(asDaemon) != "" && !slices.Contains(os.Args, "-test.fuzzworker") {
 		if err := harden(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
