@@ -35,7 +35,11 @@ func (s *hShelf) Corrupt(err error) bool { return errors.Is(err, errFakeCorrupt)
 
 func (s *hShelf) Commit(ctx context.Context, recs ...share.Record) error {
 	if s.gate != nil {
-		<-s.gate
+		select {
+		case <-s.gate:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
 	return s.mapShelf.Commit(ctx, recs...)
 }
@@ -48,6 +52,7 @@ type hMesh struct {
 
 	mu    sync.Mutex
 	down  map[int]bool
+	vain  int // calls to nodes that are down
 	calls map[uint64]int
 }
 
@@ -106,6 +111,9 @@ func (n *hNode) Call(ctx context.Context, to key.NodeID, verb uint64, body []byt
 		down := n.mesh.down[i]
 		n.mesh.mu.Unlock()
 		if down {
+			n.mesh.mu.Lock()
+			n.mesh.vain++
+			n.mesh.mu.Unlock()
 			return nil, errors.New("fake: down")
 		}
 		return n.mesh.nodes[i].answer(ctx, n.self, verb, body)

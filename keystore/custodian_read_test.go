@@ -205,7 +205,7 @@ func TestCustodianApprovals(t *testing.T) {
 		"another kind":         {r.Object.Encode()},
 		"with a flipped byte":  {flip(sign(b, ok))},
 		"junk":                 {nil, {1}},
-		"more than one can be": make([][]byte, maxApprovals+1),
+		"more than one can be": append(make([][]byte, maxApprovals), sign(b, ok)),
 	} {
 		if out, _ := m.recoverAt(1, r, list...); out.Outcome == custody.OK || len(out.Box) != 0 {
 			t.Errorf("%s: released", name)
@@ -285,6 +285,31 @@ func TestCustodianList(t *testing.T) {
 		if l.Outcome != custody.Refused {
 			t.Errorf("limit %d: outcome %d", limit, l.Outcome)
 		}
+	}
+}
+
+// TestCustodianUnlist: who is taken out of the policy sees nothing any more.
+func TestCustodianUnlist(t *testing.T) {
+	friend := hPerson(t, 11)
+	m, one := stored1(t, policy.Any(policy.Owner(), policy.Key(friend.Public())))
+	outcome := func() uint8 {
+		var l custody.ListReply
+		m.ask(0, 1, custody.VerbList, &custody.List{Owner: m.owner.Public(), Limit: 9, Query: m.query(friend, 1)}, &l)
+		return l.Outcome
+	}
+	if got := outcome(); got != custody.OK {
+		t.Fatalf("a party: %d", got)
+	}
+	two := m.deal(t, hSpec{gen: 2, prev: one, tag: "two"})
+	r, _ := m.requestNow(m.hWorld, m.owner, func(r *share.Request) { r.Verb, r.Payload, r.Ephemeral = share.VerbPolicy, two.Hash[:], nil })
+	q := &custody.Prepare{Manifest: two.Bytes(), Row: two.rows[m.nodes[1].self], Payload: two.payload, Request: r.Object.Encode()}
+	var pr custody.PrepareReply
+	if m.ask(0, 1, custody.VerbPrepare, q, &pr); pr.Outcome != custody.OK {
+		t.Fatal(pr.Why)
+	}
+	m.commitAll(m.cert(two, []*hDeal{one}, 0, 1, 2), 1)
+	if got := outcome(); got != custody.Denied {
+		t.Fatalf("no party any more: %d", got)
 	}
 }
 

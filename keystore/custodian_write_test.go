@@ -41,11 +41,17 @@ func TestCustodianReceiptAfterFsync(t *testing.T) {
 		}
 	})
 	for _, apply := range []bool{false, true} {
-		m := newHMesh(t, 3, Limits{})
-		d := m.deal(t, hSpec{gen: 1})
+		m, one := stored1(t, nil)
+		d := m.deal(t, hSpec{gen: 2, prev: one, tag: "two"})
 		m.nodes[1].shelf.fail = func([]share.Record) (bool, error) { return apply, errors.New("fake: fsync") }
 		if r := m.prepareAt(m.hWorld, 0, 1, d); r.Outcome != custody.Failed || len(r.Receipt) != 0 {
 			t.Fatalf("apply %v: outcome %d, receipt %d", apply, r.Outcome, len(r.Receipt))
+		}
+		// What is said afterwards is what is on the disk.
+		var l custody.LocateReply
+		m.ask(0, 1, custody.VerbLocate, &custody.Locate{ID: m.id, Query: m.query(m.owner, 1)}, &l)
+		if got := len(l.State.Pending) == 1; l.Outcome != custody.OK || got != apply {
+			t.Fatalf("apply %v: LOCATE says %d", apply, l.Outcome)
 		}
 	}
 }
@@ -325,6 +331,9 @@ func TestPassOn(t *testing.T) {
 		var dr custody.DeleteReply
 		m.ask(0, 0, custody.VerbDelete, &custody.Delete{Tombstone: worlds[5].tomb(t, 1, share.ScopeAll).object}, &dr)
 		time.Sleep(time.Minute)
+		if m.vain != 0 {
+			t.Errorf("%d calls to a node that is down", m.vain)
+		}
 		if s, _ := m.nodes[1].peek(context.Background(), worlds[5].id); s.committed != nil || len(s.tombs) != 1 {
 			t.Error("the tombstone was not passed on")
 		}
@@ -332,6 +341,31 @@ func TestPassOn(t *testing.T) {
 		time.Sleep(time.Minute)
 		if s, _ := m.nodes[2].peek(context.Background(), worlds[5].id); s.committed != nil || len(s.tombs) != 1 {
 			t.Error("the tombstone was not passed on to the node that was down")
+		}
+	})
+}
+
+// TestPassingDue: not before the writer had its time, and not to the revoked.
+func TestPassingDue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, k := newPassing(), passKey{id: key.Hash{1}}
+		a, b := key.NodeID{1}, key.NodeID{2}
+		p.put(k, key.Hash{9}, []key.NodeID{a, b})
+		nobody := func(key.NodeID) bool { return false }
+		if len(p.due(nobody)) != 0 {
+			t.Error("due at once")
+		}
+		time.Sleep(passAge)
+		if len(p.due(nobody)) != 2 {
+			t.Error("not due")
+		}
+		p.answered(k, key.Hash{8}, a) // an answer to something older
+		if due := p.due(func(n key.NodeID) bool { return n == b }); len(due) != 1 || len(due[a]) != 1 {
+			t.Errorf("due %v", due)
+		}
+		p.answered(k, key.Hash{9}, a)
+		if len(p.due(nobody)) != 0 || len(p.items) != 0 {
+			t.Error("still due")
 		}
 	})
 }
