@@ -363,6 +363,7 @@ func TestDialledIDIsPinned(t *testing.T) {
 		other := a.newPeer(t, net, "other")
 		other.start()
 		defer other.stop()
+		time.Sleep(time.Second)
 		if _, err := v.node.approach(v.node.ctx, "other:1", key.GenerateNode().ID(), v.host.Dial); !errors.Is(err, errIdentity) {
 			t.Fatalf("%v", err)
 		}
@@ -605,6 +606,40 @@ func TestWebSocketMisuse(t *testing.T) {
 	})
 }
 
+// texter is a socket that writes text messages.
+type texter struct{ *socket }
+
+func (s texter) Write(p []byte) (int, error) {
+	return len(p), s.WriteMessage(websocket.TextMessage, p)
+}
+
+// TestTextMessages: the same bytes in text messages are no link.
+func TestTextMessages(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, v, net, evil := victim(t)
+		v.start()
+		defer v.stop()
+		for _, text := range []bool{false, true} {
+			ws, raw, err := connect(t.Context(), "v:1", evil.Dial, &sync.Pool{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			raw.trust()
+			var c netConn = ws
+			if text {
+				c = texter{ws}
+			}
+			cert, _ := certificate(key.GenerateNode())
+			err = tls.Client(c, tlsConfig(cert, pinned(key.NodeID{}))).Handshake()
+			if (err != nil) != text {
+				t.Errorf("text %v: %v", text, err)
+			}
+			raw.Conn.Close()
+		}
+		unharmed(t, a, net, v)
+	})
+}
+
 // TestServerThatCompresses: a dialled peer must not turn compression on.
 func TestServerThatCompresses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -715,6 +750,64 @@ func TestInFlightLimit(t *testing.T) {
 		}
 		if busy != 100-maxCalls {
 			t.Errorf("%d of 100 calls at once were answered busy", busy)
+		}
+	})
+}
+
+// TestPeerThatNeverAnswers: calls end by their contexts, and the room they took
+// is given back once no honest peer would still be at them.
+func TestPeerThatNeverAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, v, net, evil := victim(t)
+		v.start()
+		defer v.stop()
+		cfg := a.newPeer(t, net, "evil").cfg
+		x := intrude(t, evil, "v:1", cfg)
+		defer x.close()
+		asked := make(chan uint64, 200)
+		go func() {
+			for {
+				h, err := x.in.Next()
+				if err != nil {
+					return
+				}
+				if h.Verb == verbPing && h.Kind == frame.Request {
+					b, _ := x.in.Body()
+					x.send(frame.Reply, h.Call, verbPing, b)
+				} else if h.Verb == 40 {
+					asked <- h.Call
+				}
+			}
+		}()
+		round := func() {
+			var wg sync.WaitGroup
+			for range maxCalls + 10 {
+				wg.Go(func() {
+					ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+					defer cancel()
+					if _, err := v.node.Call(ctx, cfg.Key.ID(), 40, nil); !errors.Is(err, context.DeadlineExceeded) {
+						t.Errorf("%v", err)
+					}
+				})
+			}
+			wg.Wait()
+		}
+		time.Sleep(time.Second)
+		round()
+		if len(asked) != maxCalls {
+			t.Errorf("%d calls were sent", len(asked))
+		}
+		round()
+		if len(asked) != maxCalls {
+			t.Errorf("%d calls are in flight", len(asked))
+		}
+		time.Sleep(2 * abandonTime)
+		round()
+		if len(asked) < 2*maxCalls-5 { // the mesh asks for digests meanwhile, in vain
+			t.Errorf("%d calls were sent in all", len(asked))
+		}
+		if v.online() != 1 {
+			t.Error("the link is gone")
 		}
 	})
 }

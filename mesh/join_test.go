@@ -176,7 +176,7 @@ func TestTicketIsBoundToConnectionAndNode(t *testing.T) {
 		defer evil.stop()
 		lured := tk
 		lured.Addrs = []string{"evil:1"}
-		if _, err := Join(t.Context(), JoinConfig{Key: key.GenerateNode(), Ticket: lured, Name: "g", Dial: net.Host("guest").Dial}); !errors.Is(err, ErrNoLink) {
+		if _, err := Join(t.Context(), JoinConfig{Key: key.GenerateNode(), Ticket: lured, Name: "g", Dial: net.Host("guest").Dial}); !errors.Is(err, ErrNoLink) || !errors.Is(err, errIdentity) {
 			t.Errorf("joined at another node: %v", err)
 		}
 		// A MAC for another connection or another node is worth nothing.
