@@ -22,7 +22,7 @@ func TestRelease(t *testing.T) {
 	}
 	s = w.must(t, s, s.commit(w.facts(0), w.cert(one, nil, 0, 1, 2)))
 
-	long := share.Request{Verb: share.VerbRecover, Expires: hNow + share.RequestLifeMax}
+	long := share.Request{Verb: share.VerbRecover, Expires: hNow + share.RequestLife}
 	other := w.request(t, w.owner, owner)
 	other.ID = key.Hash{1}
 	for name, tt := range map[string]struct {

@@ -27,6 +27,7 @@ const (
 const (
 	PurposeRelease = "release"
 	PurposeDealing = "dealing"
+	PurposeName    = "name" // a secret's name for an approver's node, with H(request) alone
 )
 
 var (

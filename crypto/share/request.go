@@ -9,12 +9,18 @@ import (
 
 // Lifetimes and sizes of protocol.md sections 2 and 7.
 const (
-	QueryLife        = 5 * 60       // seconds
-	RequestLifeOwner = 15 * 60      // seconds, owner-signed
-	RequestLifeMax   = 72 * 60 * 60 // seconds, with approvals
-	MaxPurpose       = 1 << 10      // bytes
-	MaxPayload       = 16 << 10     // bytes
-	MaxEphemeral     = 4 << 10      // bytes
+	QueryLife        = 5 * 60            // seconds
+	RequestLifeOwner = 15 * 60           // seconds, owner-signed
+	RequestLife      = 72 * 60 * 60      // seconds, with approvals
+	RequestLifeDelay = 30 * 24 * 60 * 60 // seconds, with a delay clause and beyond the delay
+	// RequestLifeMax is with the longest delay of a policy, in seconds. Which
+	// of these lives a request may have is for the holder to say, who knows the
+	// policy.
+	RequestLifeMax = 365*24*60*60 + RequestLifeDelay
+	MaxPurpose     = 1 << 10  // bytes
+	MaxPayload     = 16 << 10 // bytes
+	MaxEphemeral   = 4 << 10  // bytes
+	MaxNote        = 256      // bytes
 )
 
 // Verbs of a Request.
@@ -123,6 +129,19 @@ func SignRequest(p key.PersonPrivate, net key.NetworkID, r Request) *SignedReque
 
 // OpenRequest verifies a request that arrived at unix time now.
 func OpenRequest(net key.NetworkID, b []byte, now uint64) (*SignedRequest, error) {
+	r, err := ReadRequest(net, b)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.CheckTime(now); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// ReadRequest verifies a request but not that its time has come and is not
+// over: see [Request.CheckTime].
+func ReadRequest(net key.NetworkID, b []byte) (*SignedRequest, error) {
 	o, err := key.DecodeObject(b)
 	if err != nil {
 		return nil, err
@@ -142,17 +161,22 @@ func OpenRequest(net key.NetworkID, b []byte, now uint64) (*SignedRequest, error
 	case len(r.Ephemeral) > MaxEphemeral || len(r.Payload) > MaxPayload || len(r.Purpose) > MaxPurpose:
 		return nil, fmt.Errorf("%w: a field is too long", ErrRequest)
 	}
-	if err := r.checkTimes(now); err != nil {
+	if err := r.checkLife(); err != nil {
 		return nil, err
 	}
 	return r, nil
 }
 
-func (r *Request) checkTimes(now uint64) error {
-	switch {
-	case r.Created > r.Expires || after(r.Expires, r.Created, RequestLifeMax):
+func (r *Request) checkLife() error {
+	if r.Created > r.Expires || after(r.Expires, r.Created, RequestLifeMax) {
 		return fmt.Errorf("%w: it would live too long", ErrRequest)
-	case after(r.Created, now, clockSkew) || past(r.Expires, now):
+	}
+	return nil
+}
+
+// CheckTime returns [ErrExpired] when the request is not good at unix time now.
+func (r *Request) CheckTime(now uint64) error {
+	if after(r.Created, now, clockSkew) || past(r.Expires, now) {
 		return ErrExpired
 	}
 	return nil
@@ -171,6 +195,8 @@ type Approval struct {
 	Verdict uint8            `cbor:"2,keyasint"`
 	Expires uint64           `cbor:"3,keyasint"` // unix seconds
 	Person  key.PersonPublic `cbor:"4,keyasint"`
+	// Note is for people, at most MaxNote bytes: why it was approved or not.
+	Note string `cbor:"5,keyasint,omitempty"`
 }
 
 // SignApproval signs a with a party's key.
@@ -181,6 +207,18 @@ func SignApproval(p key.PersonPrivate, net key.NetworkID, a Approval) key.Object
 
 // OpenApproval verifies an approval that arrived at unix time now.
 func OpenApproval(net key.NetworkID, b []byte, now uint64) (*Approval, error) {
+	a, err := ReadApproval(net, b)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkLife(now, a.Expires, RequestLifeMax); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// ReadApproval verifies an approval but not that its time is not over.
+func ReadApproval(net key.NetworkID, b []byte) (*Approval, error) {
 	o, err := key.DecodeObject(b)
 	if err != nil {
 		return nil, err
@@ -195,8 +233,8 @@ func OpenApproval(net key.NetworkID, b []byte, now uint64) (*Approval, error) {
 	if a.Person != key.PersonPublic(o.Key) || a.Verdict < VerdictApprove || a.Verdict > VerdictVeto {
 		return nil, fmt.Errorf("%w: signed by another person than it names, or no known verdict", ErrRequest)
 	}
-	if err := checkLife(now, a.Expires, RequestLifeMax); err != nil {
-		return nil, err
+	if len(a.Note) > MaxNote {
+		return nil, fmt.Errorf("%w: a note of %d bytes", ErrRequest, len(a.Note))
 	}
 	return a, nil
 }

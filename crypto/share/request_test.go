@@ -55,7 +55,10 @@ func TestRequestsLifeIsThatOfWholeNumbers(t *testing.T) {
 				r := Request{Verb: VerbRecover, Created: from, Expires: to}
 				long := from > to || sum(from, RequestLifeMax).Cmp(integer(to)) < 0
 				expired := integer(from).Cmp(sum(now, clockSkew)) > 0 || sum(to, clockSkew).Cmp(integer(now)) < 0
-				err := r.checkTimes(now)
+				err := r.checkLife()
+				if err == nil {
+					err = r.CheckTime(now)
+				}
 				switch {
 				case long && !errors.Is(err, ErrRequest),
 					!long && expired && !errors.Is(err, ErrExpired),
@@ -153,6 +156,8 @@ func TestApprovals(t *testing.T) {
 		"as it is":         {func(*Approval) {}, nil},
 		"a veto":           {func(a *Approval) { a.Verdict = VerdictVeto }, nil},
 		"no verdict":       {func(a *Approval) { a.Verdict = 0 }, ErrRequest},
+		"a note":           {func(a *Approval) { a.Note = string(make([]byte, MaxNote)) }, nil},
+		"a long note":      {func(a *Approval) { a.Note = string(make([]byte, MaxNote+1)) }, ErrRequest},
 		"verdict 3":        {func(a *Approval) { a.Verdict = 3 }, ErrRequest},
 		"at its end":       {func(a *Approval) { a.Expires = created }, nil},
 		"by a slow clock":  {func(a *Approval) { a.Expires = created - clockSkew }, nil},

@@ -20,12 +20,13 @@ const (
 	VerbRecover  uint64 = 37
 	VerbDelete   uint64 = 38
 	VerbSettle   uint64 = 39 // reserved
-	VerbNotify   uint64 = 40 // reserved
-	VerbApprove  uint64 = 41 // reserved
+	VerbNotify   uint64 = 40
+	VerbApprove  uint64 = 41
 	VerbAudit    uint64 = 42 // reserved
 	VerbRepair   uint64 = 43 // reserved
 	VerbReassign uint64 = 44 // reserved
 	VerbPass     uint64 = 45
+	VerbHead     uint64 = 46
 )
 
 // Unmetered reports whether calls of this verb go through a peer's fair queue
@@ -88,6 +89,9 @@ type PrepareReply struct {
 	// NeedPrev asks for the same again with Prev, PrevCert and PrevPrev; after
 	// a first generation (no prev), with the Tombstone of what is There.
 	NeedPrev bool `cbor:"5,keyasint"`
+	// Progress comes with Wait and Denied, when the consent to a change of
+	// policy is not complete: as in RecoverReply.
+	Progress *Progress `cbor:"6,keyasint,omitempty"`
 }
 
 // Commit tells a seat that a manifest has its certificate.
@@ -198,6 +202,9 @@ type Recover struct {
 	Known key.Hash `cbor:"3,keyasint"`
 	// Payload asks for the ciphertext too.
 	Payload bool `cbor:"4,keyasint"`
+	// Names are for the nodes of those who are asked to approve: the holder
+	// passes each its own with NOTIFY. At most MaxNames.
+	Names []NameBox `cbor:"5,keyasint,omitempty"`
 }
 
 // RecoverReply: OK with Release, Box and, when asked for, Payload; Wait; Denied
@@ -213,6 +220,9 @@ type RecoverReply struct {
 	State   State  `cbor:"5,keyasint"`
 	Seconds uint64 `cbor:"6,keyasint"`
 	Why     string `cbor:"7,keyasint"`
+	// Progress says how the request stands here, to parties, when nothing is
+	// released.
+	Progress *Progress `cbor:"8,keyasint,omitempty"`
 }
 
 // Delete carries a tombstone to a holder.
@@ -229,6 +239,8 @@ type DeleteReply struct {
 	Outcome uint8  `cbor:"1,keyasint"`
 	Receipt []byte `cbor:"2,keyasint"`
 	Why     string `cbor:"3,keyasint"`
+	// Progress comes with Wait and Denied, as in RecoverReply.
+	Progress *Progress `cbor:"4,keyasint,omitempty"`
 }
 
 // MaxPass is how many items a Pass has at most.

@@ -39,6 +39,9 @@ func fill(v reflect.Value, n *byte) {
 		v.Set(reflect.MakeSlice(v.Type(), 2, 2))
 		fill(v.Index(0), n)
 		fill(v.Index(1), n)
+	case reflect.Pointer:
+		v.Set(reflect.New(v.Type().Elem()))
+		fill(v.Elem(), n)
 	case reflect.Bool:
 		v.SetBool(true)
 	case reflect.String:
@@ -59,7 +62,9 @@ func bodies() map[string]key.Body {
 		"List": new(List), "ListReply": new(ListReply),
 		"Recover": new(Recover), "RecoverReply": new(RecoverReply),
 		"Delete": new(Delete), "DeleteReply": new(DeleteReply),
-		"Pass": new(Pass), "PassReply": new(PassReply),
+		"Pass": new(Pass), "PassReply": new(PassReply), "Name": new(Name),
+		"Approve": new(Approve), "ApproveReply": new(ApproveReply),
+		"Notify": new(Notify), "NotifyReply": new(NotifyReply), "Head": new(Head), "HeadReply": new(HeadReply),
 	}
 	for _, b := range out {
 		var n byte
@@ -79,6 +84,7 @@ func TestVectors(t *testing.T) {
 		for _, name := range []string{
 			"Prepare", "PrepareReply", "Commit", "CommitReply", "Locate", "LocateReply", "List", "ListReply",
 			"Recover", "RecoverReply", "Delete", "DeleteReply", "Pass", "PassReply",
+			"Name", "Approve", "ApproveReply", "Notify", "NotifyReply", "Head", "HeadReply",
 		} {
 			fmt.Fprintf(&out, "%s %x\n", name, key.Marshal(all[name]))
 		}
@@ -145,12 +151,12 @@ func TestEmpty(t *testing.T) {
 
 func TestVerbs(t *testing.T) {
 	for verb := range uint64(64) {
-		if Unmetered(verb) && (verb < VerbReserve || verb > VerbPass) {
+		if Unmetered(verb) && (verb < VerbReserve || verb > VerbHead) {
 			t.Errorf("verb %d is not one of ours and not metered", verb)
 		}
 	}
 	// Expiry takes away placing, never holding (protocol.md section 4.3).
-	for _, verb := range []uint64{VerbLocate, VerbList, VerbRecover, VerbCommit, VerbDelete, VerbSettle, VerbNotify, VerbApprove, VerbAudit, VerbRepair, VerbPass} {
+	for _, verb := range []uint64{VerbLocate, VerbList, VerbRecover, VerbCommit, VerbDelete, VerbSettle, VerbNotify, VerbApprove, VerbAudit, VerbRepair, VerbPass, VerbHead} {
 		if !Lapsed(verb) {
 			t.Errorf("verb %d is not served to a lapsed peer", verb)
 		}
@@ -189,3 +195,10 @@ func FuzzDelete(f *testing.F)       { fuzz[Delete](f, "Delete") }
 func FuzzDeleteReply(f *testing.F)  { fuzz[DeleteReply](f, "DeleteReply") }
 func FuzzPass(f *testing.F)         { fuzz[Pass](f, "Pass") }
 func FuzzPassReply(f *testing.F)    { fuzz[PassReply](f, "PassReply") }
+func FuzzName(f *testing.F)         { fuzz[Name](f, "Name") }
+func FuzzApprove(f *testing.F)      { fuzz[Approve](f, "Approve") }
+func FuzzApproveReply(f *testing.F) { fuzz[ApproveReply](f, "ApproveReply") }
+func FuzzNotify(f *testing.F)       { fuzz[Notify](f, "Notify") }
+func FuzzNotifyReply(f *testing.F)  { fuzz[NotifyReply](f, "NotifyReply") }
+func FuzzHead(f *testing.F)         { fuzz[Head](f, "Head") }
+func FuzzHeadReply(f *testing.F)    { fuzz[HeadReply](f, "HeadReply") }
