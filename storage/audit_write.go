@@ -1,0 +1,189 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// auditWait is one Append on its way.
+type auditWait struct {
+	entry AuditEntry
+	done  chan error // holds one; the writer sends exactly once
+}
+
+// auditQueue holds the Appends that wait for the writer. The semaphore of the
+// Audit bounds it.
+type auditQueue struct {
+	mu     sync.Mutex
+	wake   sync.Cond // L is &mu
+	list   []*auditWait
+	closed bool
+}
+
+func (q *auditQueue) init() { q.wake.L = &q.mu }
+
+// push reports false when the queue takes no more.
+func (q *auditQueue) push(w *auditWait) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed {
+		return false
+	}
+	q.list = append(q.list, w)
+	q.wake.Signal()
+	return true
+}
+
+func (q *auditQueue) close() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.closed = true
+	q.wake.Broadcast()
+}
+
+// take waits for Appends and returns those of one group, or nil when the queue
+// is closed and empty.
+func (q *auditQueue) take() []*auditWait {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for len(q.list) == 0 {
+		if q.closed {
+			return nil
+		}
+		q.wake.Wait()
+	}
+	n := min(len(q.list), maxGroup)
+	group := q.list[:n:n]
+	q.list = q.list[n:]
+	return group
+}
+
+// Run writes what Append queues. It returns when ctx ends or Close is called,
+// with nil, after everything queued was answered; when the log fails, with the
+// error of [Audit.Err]. It is called once ([ErrRunning] after).
+func (a *Audit) Run(ctx context.Context) error {
+	a.mu.Lock()
+	if a.runs || a.done {
+		a.mu.Unlock()
+		return ErrRunning
+	}
+	a.runs = true
+	a.mu.Unlock()
+	defer close(a.ran)
+	defer context.AfterFunc(ctx, a.queue.close)()
+	a.write()
+	return a.Err()
+}
+
+// write appends groups until the queue is closed and empty. After a failure it
+// answers what is queued with the error.
+func (a *Audit) write() {
+	for {
+		group := a.queue.take()
+		if group == nil {
+			return
+		}
+		err := a.Err()
+		if err == nil {
+			if cause := a.appendGroup(group); cause != nil {
+				a.fail(cause)
+			}
+			err = a.Err()
+		}
+		for _, w := range group {
+			w.done <- err
+		}
+	}
+}
+
+// appendGroup writes a group: one write, one fdatasync. Any error is final.
+func (a *Audit) appendGroup(group []*auditWait) error {
+	if err := a.checkLogFile(); err != nil {
+		return err
+	}
+	if a.end >= a.rotate {
+		if err := a.closeSegment(); err != nil {
+			return fmt.Errorf("closing a segment of the audit log: %w", err)
+		}
+	}
+	pos, now := a.pos, unixNow()
+	bodies := make([][]byte, len(group))
+	for i, w := range group {
+		e := &w.entry
+		if e.Time == 0 {
+			e.Time = now
+		}
+		e.Seq, e.Prev = pos.seq+1, pos.hash
+		bodies[i] = e.encode()
+		pos = position{e.Seq, e.Hash}
+	}
+	b := a.keys.sealGroup(a.segs[len(a.segs)-1].number, a.end, a.pos.seq+1, bodies)
+	if _, err := a.file.WriteAt(b, a.end); err != nil {
+		return fmt.Errorf("writing %s: %w", auditName, err)
+	}
+	if err := dataSync(a.file); err != nil {
+		return fmt.Errorf("syncing %s: %w", auditName, err)
+	}
+	f := frame{off: a.end, first: a.pos.seq + 1}
+	a.mu.Lock()
+	a.pos, a.end = pos, a.end+int64(len(b))
+	a.addIndex(f)
+	// Before the answer: all that was acknowledged is marked.
+	err := a.writeMark(false)
+	a.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return a.checkLogFile() // it may have been moved away while we wrote to it
+}
+
+// dataSync is fdatasync: the size of the file is on disk too.
+func dataSync(f *os.File) error {
+	for {
+		err := unix.Fdatasync(int(f.Fd()))
+		if !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
+
+// closeSegment gives audit.log its later name and begins the next one. At no
+// moment is there no audit.log; what a crash leaves of the names, OpenAudit
+// puts right. The writer calls it.
+func (a *Audit) closeSegment() error {
+	old := a.segs[len(a.segs)-1]
+	next := segment{number: old.number + 1, first: a.pos.seq + 1, prev: a.pos.hash, earlier: a.end}
+	if err := a.marker.Sync(); err != nil {
+		return err
+	}
+	path := a.path(auditName)
+	f, err := newLogFile(path+newSuffix, a.keys.encodeSegment(a.net, a.node, next))
+	if err != nil {
+		return err
+	}
+	err = os.Link(path, a.path(segmentName(old.number)))
+	if err == nil {
+		err = syncDir(a.dir)
+	}
+	if err == nil {
+		err = os.Rename(path+newSuffix, path)
+	}
+	if err == nil {
+		err = syncDir(a.dir)
+	}
+	if err != nil {
+		return errors.Join(err, f.Close())
+	}
+	err = a.file.Close()
+	a.file = f
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.segs = append(a.segs, next)
+	a.end, a.index = segHead, nil
+	return errors.Join(err, a.writeMark(true))
+}
