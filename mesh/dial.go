@@ -20,7 +20,9 @@ const (
 	maxStrange   = 4 // dials of unproven addresses at a time
 	strangeTries = 6 // quick attempts at an unproven address,
 	strangeWait  = 10 * time.Minute
-	freshFailure = time.Second // a call does not dial again so soon
+	bornTime     = 3 * time.Second       // so long after its start a node is impatient:
+	bornWait     = 40 * time.Millisecond // a mesh is often started all at once
+	freshFailure = time.Second           // a call does not dial again so soon
 	fullMesh     = 64
 	neighbours   = 7
 	maxLinks     = 40
@@ -57,8 +59,8 @@ type stranger struct {
 // backoff is the wait after a number of failures: exponential, full jitter.
 func backoff(fails int) time.Duration {
 	d := backoffMax
-	if fails < 12 {
-		d = min(backoffMax, backoffMin<<fails)
+	if fails < 13 {
+		d = min(backoffMax, backoffMin<<max(0, fails-1))
 	}
 	return rand.N(d) + time.Millisecond
 }
@@ -311,6 +313,9 @@ func (n *Node) tried(c *contact, l *link, err error, now time.Time) {
 	default:
 		c.fails++
 		c.next = now.Add(backoff(c.fails))
+		if now.Sub(n.born) < bornTime && !n.stranger(c) {
+			c.next = now.Add(bornWait + rand.N(bornWait))
+		}
 		if errors.Is(err, errSelf) && c.configured {
 			c.id = n.id
 			c.next = now.Add(backoffMax)

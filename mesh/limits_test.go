@@ -189,7 +189,7 @@ func TestBackoff(t *testing.T) {
 			}
 			most = max(most, d)
 		}
-		if fails >= 11 && most < backoffMax/2 || fails == 1 && most > 2*backoffMin+time.Millisecond {
+		if fails >= 12 && most < backoffMax/2 || fails == 1 && most > backoffMin+time.Millisecond {
 			t.Errorf("at most %v after %d failures", most, fails)
 		}
 	}

@@ -32,6 +32,7 @@ type Node struct {
 	// Set by Run before anything else runs.
 	ctx     context.Context
 	handler Handler
+	born    time.Time
 	wg      sync.WaitGroup
 	running chan struct{} // closed once Run has read the book
 
@@ -176,7 +177,7 @@ func (n *Node) release(b *[]byte) {
 func (n *Node) Run(ctx context.Context, h Handler) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	n.ctx, n.handler = ctx, h
+	n.ctx, n.handler, n.born = ctx, h, time.Now()
 	if n.cfg.Listener != nil {
 		defer n.cfg.Listener.Close()
 	}
