@@ -367,9 +367,9 @@ func openReceipt(net key.NetworkID, t key.Type, m *share.SignedManifest, node ke
 	return o, fits(r, m, node)
 }
 
-// ownReceipt reads a receipt that this node's own seat has just made: nobody
-// else can have answered, so its signature need not be verified.
-func ownReceipt(t key.Type, m *share.SignedManifest, node key.NodeID, b []byte) (key.Object, error) {
+// readReceipt reads a receipt whose signature proves nothing more: of this
+// node's own seat, which has just made it, or one that nothing depends on.
+func readReceipt(t key.Type, m *share.SignedManifest, node key.NodeID, b []byte) (key.Object, error) {
 	o, err := key.DecodeObject(b)
 	if err != nil {
 		return o, err

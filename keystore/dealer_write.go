@@ -3,6 +3,7 @@ package keystore
 import (
 	"context"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"keymesh/crypto/key"
@@ -35,6 +36,8 @@ type write struct {
 	answered  bool
 	cert      *certified
 	commitMsg []byte
+	certified atomic.Bool // the certificate is formed
+	told      atomic.Bool // the caller has an answer
 	failed    error // the journal could not be written
 	hasty     bool  // nobody was asked what is there: the PREPAREs ask, and all answer first
 	newer     bool  // a newer generation or a tombstone makes this one needless
@@ -237,6 +240,7 @@ func (d *driver) verdict(final bool) {
 	if d.cert == nil && (!final || d.last != nil) {
 		d.cancel()
 	}
+	d.told.Store(true)
 	d.decide(out)
 	d.decide = nil
 }
@@ -388,6 +392,7 @@ func (d *driver) settle(id key.NodeID) {
 }
 
 func (w *write) encodeCommit() {
+	w.certified.Store(true)
 	w.commitMsg = key.Marshal(&custody.Commit{Manifest: w.bytes, Cert: w.cert.cert, Before: w.cert.beforeBytes()})
 }
 

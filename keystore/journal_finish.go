@@ -14,7 +14,7 @@ import (
 
 // Bounds of the finisher.
 const (
-	maxOpen       = 1024                   // writes it keeps in mind; the rest waits in the journal
+	maxUnfinished = 1024                   // writes it keeps in mind; the rest waits in the journal
 	maxDirty      = 4096                   // records waiting for the next batch
 	batchPause    = 50 * time.Millisecond  // how long records wait for company
 	finishTick    = time.Second            // how often it looks who is back
@@ -115,7 +115,7 @@ func (f *finisher) later(p share.Place, missing []key.NodeID) {
 	defer f.mu.Unlock()
 	u := f.open[p]
 	if u == nil {
-		if len(f.open) >= maxOpen {
+		if len(f.open) >= maxUnfinished {
 			return // a later scan of the journal finds it
 		}
 		u = &unfinished{pause: firstRetry}
@@ -189,7 +189,7 @@ func (f *finisher) scan() {
 		for _, p := range f.s.cfg.Shelf.Places(share.BucketJournal, id) {
 			value, known := f.peek(p)
 			f.mu.Lock()
-			if f.open[p] == nil && len(f.open) < maxOpen && !(known && value == nil) {
+			if f.open[p] == nil && len(f.open) < maxUnfinished && !(known && value == nil) {
 				f.open[p] = &unfinished{pause: firstRetry, next: time.Now().Add(rand.N(firstRetry))}
 			}
 			f.mu.Unlock()
