@@ -363,7 +363,7 @@ func TestDialledIDIsPinned(t *testing.T) {
 		other := a.newPeer(t, net, "other")
 		other.start()
 		defer other.stop()
-		time.Sleep(time.Second)
+		<-v.node.running
 		if _, err := v.node.approach(v.node.ctx, "other:1", key.GenerateNode().ID(), v.host.Dial); !errors.Is(err, errIdentity) {
 			t.Fatalf("%v", err)
 		}

@@ -53,6 +53,10 @@ func TestFairQueue(t *testing.T) {
 		}
 		f.submit(key.NodeID{2}, job("modest"), start)
 		time.Sleep(time.Minute)
+		mu.Lock()
+		defer mu.Unlock()
+		f.mu.Lock()
+		defer f.mu.Unlock()
 		if len(order) != 21 {
 			t.Fatalf("%d jobs ran", len(order))
 		}
