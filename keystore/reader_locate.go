@@ -15,9 +15,15 @@ const maxAtOnce = 64
 // that has one has answered: the mesh may be about to reach them.
 const offlineGrace = time.Second
 
+// stragglerGrace is how long the others are waited for at least once more than
+// half of the nodes have answered, or as long again as that took: a node that hangs must not make every question last
+// as long as its call may.
+const stragglerGrace = 2 * time.Second
+
 // gather asks nodes at the same time and hands the answers to take, in the
-// caller's goroutine, until take says that they are enough, all have answered
-// or ctx ends. Calls that are not needed any more are cancelled.
+// caller's goroutine, until take says that they are enough, all have answered,
+// only stragglers are left or ctx ends. Calls that are not needed any more are
+// cancelled.
 func gather[R any](ctx context.Context, s *Store, r roster, nodes []key.NodeID, ask func(context.Context, key.NodeID) (R, error), take func(key.NodeID, R, error) (enough bool)) {
 	type answer struct {
 		node key.NodeID
@@ -26,6 +32,7 @@ func gather[R any](ctx context.Context, s *Store, r roster, nodes []key.NodeID, 
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	start := time.Now()
 	answers := make(chan answer, len(nodes)) // never blocks a goroutine
 	slots := make(chan struct{}, maxAtOnce)
 	linked := 0
@@ -41,12 +48,13 @@ func gather[R any](ctx context.Context, s *Store, r roster, nodes []key.NodeID, 
 			answers <- answer{id, out, err}
 		})
 	}
-	var grace <-chan time.Time
+	var offline, late <-chan time.Time
 	for left := len(nodes); left > 0; left-- {
-		if linked == 0 && grace == nil {
-			t := time.NewTimer(offlineGrace)
-			defer t.Stop()
-			grace = t.C
+		if linked == 0 && offline == nil {
+			offline = time.After(offlineGrace)
+		}
+		if late == nil && 2*left < len(nodes) {
+			late = time.After(max(stragglerGrace, time.Since(start)))
 		}
 		select {
 		case a := <-answers:
@@ -54,7 +62,9 @@ func gather[R any](ctx context.Context, s *Store, r roster, nodes []key.NodeID, 
 			if take(a.node, a.r, a.err) {
 				return
 			}
-		case <-grace:
+		case <-offline:
+			return
+		case <-late:
 			return
 		case <-ctx.Done():
 			return

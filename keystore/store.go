@@ -218,9 +218,6 @@ func (s *Store) revoked() func(key.NodeID) bool {
 	return func(id key.NodeID) bool { return gone[id] }
 }
 
-// errOffline: the roster says that there is no link; nobody was called.
-var errOffline = errors.New("not reachable")
-
 // call sends one request to a node, which may be this one, and reads the
 // answer into reply. A node that is slow for one call is asked later next time.
 func (s *Store) call(ctx context.Context, to key.NodeID, verb uint64, body []byte, reply key.Body) error {
