@@ -14,23 +14,52 @@ import (
 // although everyone named signs, since one signature counts for one leaf only,
 // and trees too tangled to be judged at every evidence. Errors wrap [ErrPolicy]
 // and name the clause by its path, like any[1].all[0].
-func (p *Policy) Check() error {
-	// A made-up owner that is nobody's key: the owner leaf has a key of its own.
-	return p.CheckOwner(key.PersonPublic(key.T("keymesh/v1/policy-owner")))
-}
+func (p *Policy) Check() error { return p.CheckOwner(nobody()) }
 
 // CheckOwner is [Policy.Check] for the secrets of one owner: it also refuses
 // what asks for two signatures of the owner, once as owner and once by key.
 func (p *Policy) CheckOwner(owner key.PersonPublic) error {
-	if err := p.checkSize(); err != nil {
-		return err
+	if r := p.judge(owner, nil); r != nil {
+		return r.err()
+	}
+	return nil
+}
+
+// nobody is a made-up owner, so that the owner leaf has a key of its own.
+func nobody() key.PersonPublic { return key.PersonPublic(key.T("keymesh/v1/policy-owner")) }
+
+// refusal says which clause of a policy is refused.
+type refusal struct {
+	path  string // empty: the whole policy
+	words string // the clause
+	way   int    // the clause of the root that it is or is in; -1: the root itself
+	why   string
+}
+
+func (r *refusal) err() error {
+	if r.path == "" {
+		return fmt.Errorf("%w: %s", ErrPolicy, r.why)
+	}
+	if r.words == "" {
+		return fmt.Errorf("%w: %s: %s", ErrPolicy, r.path, r.why)
+	}
+	return fmt.Errorf("%w: %s (%.160s): %s", ErrPolicy, r.path, r.words, r.why)
+}
+
+// judge returns what Check refuses, or nil.
+func (p *Policy) judge(owner key.PersonPublic, name func(key.PersonPublic) string) *refusal {
+	if r := p.checkSize(); r != nil {
+		return r
 	}
 	root := p.number(owner)
+	refuse := func(c *clause, why string) *refusal {
+		return &refusal{path: c.path(), words: c.Words(name), way: c.way(), why: why}
+	}
 	delays := 0
-	var bad error
+	var bad *refusal
 	root.walk(func(c *clause) {
 		if why := c.check(); why != "" && bad == nil {
-			bad = c.refuse(why)
+			bad = refuse(c, why)
 		}
 		if isDelay(c) {
 			delays++
@@ -39,55 +68,46 @@ func (p *Policy) CheckOwner(owner key.PersonPublic) error {
 	if bad != nil {
 		return bad
 	}
-	s := solver{leaf: func(*clause) cost { return cost{} }, steps: maxSteps}
+	s := solver{leaf: func(*clause) cost { return cost{} }, order: soonest, steps: maxSteps}
 	s.best(root)
 	// A verdict solves the tree once for each delay and each delay that runs
 	// out. An owner who is also named by key at most doubles each table, and so
 	// at most quadruples the steps: Evaluate has four times as many.
 	used := maxSteps - s.steps
 	if s.steps < 0 || used*(1+delays)*(1+delays) > maxSteps {
-		return root.refuse("it is too tangled to be judged: too many persons stand in several clauses that may be needed together")
+		return refuse(root, "it is too tangled to be judged: too many persons stand in several clauses that may be needed together")
 	}
 	if s.dead != nil {
-		return s.dead.refuse("it can never be satisfied: one signature counts once, and it wants one person's twice")
+		return refuse(s.dead, "it can never be satisfied: one signature counts once, and it wants one person's twice")
 	}
 	if free := root.free(); free != nil {
-		return free.refuse("it would be satisfied without any signature")
+		return refuse(free, "it would be satisfied without any signature")
 	}
 	return nil
 }
 
 // checkSize goes before everything that recurses or allocates by the tree.
-func (p *Policy) checkSize() error {
+func (p *Policy) checkSize() *refusal {
 	nodes := 0
-	var walk func(p *Policy, path string, depth int) error
-	walk = func(p *Policy, path string, depth int) error {
+	var walk func(p *Policy, path string, depth, way int) *refusal
+	walk = func(p *Policy, path string, depth, way int) *refusal {
 		if nodes++; nodes > MaxNodes {
-			return fmt.Errorf("%w: %s: more than %d nodes", ErrPolicy, path, MaxNodes)
+			return &refusal{path: path, way: way, why: fmt.Sprintf("more than %d nodes", MaxNodes)}
 		}
 		if depth > MaxDepth {
-			return fmt.Errorf("%w: %s: more than %d levels", ErrPolicy, path, MaxDepth)
+			return &refusal{path: path, way: way, why: fmt.Sprintf("more than %d levels", MaxDepth)}
 		}
 		for i, s := range p.subs {
-			step := fmt.Sprintf("%s[%d]", p.gateName(), i)
-			if depth > 1 {
-				step = path + "." + step
+			if depth == 1 {
+				way = i
 			}
-			if err := walk(s, step, depth+1); err != nil {
-				return err
+			if r := walk(s, step(path, p, i), depth+1, way); r != nil {
+				return r
 			}
 		}
 		return nil
 	}
-	return walk(p, "the policy", 1)
-}
-
-// refuse is the error about the clause.
-func (c *clause) refuse(why string) error {
-	if c.up == nil {
-		return fmt.Errorf("%w: %s", ErrPolicy, why)
-	}
-	return fmt.Errorf("%w: %s (%.120s): %s", ErrPolicy, c.path(), c.Words(nil), why)
+	return walk(p, "", 1, -1)
 }
 
 // check says what is wrong with the node itself; empty: nothing.
@@ -141,7 +161,7 @@ func (c *clause) free() *clause {
 			return cost{lacks: 1}
 		}
 		return cost{}
-	}, steps: maxSteps}
+	}, order: soonest, steps: maxSteps}
 	if best, ok := s.best(c); !ok || !best.done() {
 		return nil
 	}

@@ -28,7 +28,7 @@ type Verdict struct {
 	// choices in it: see [Policy.Missing]. Empty when OK.
 	Missing []string
 	// Have of Need signatures and confirmations are here, on the way that lacks
-	// the fewest. Delays do not count.
+	// the fewest and, of these, has the most. Delays do not count.
 	Have, Need int
 	// Delays are the delay clauses whose time runs or has passed.
 	Delays []Timer
@@ -58,12 +58,14 @@ func (t Timer) Left() uint64 { return t.Seconds - min(t.Seconds, t.Waited) }
 func (p *Policy) Evaluate(e Evidence) Verdict {
 	root := p.number(e.Owner)
 	v := Verdict{Delays: root.timers(e)}
-	best, ok := root.best(e)
-	if ok {
-		v.Have, v.Need = best.has, best.has+best.lacks
-	}
-	if v.OK = ok && best.done(); v.OK {
+	best, ok := root.best(e, soonest)
+	v.OK = ok && best.done()
+	if v.OK {
+		v.Have, v.Need = best.has, best.has
 		return v
+	}
+	if best, ok = root.best(e, nearest); ok {
+		v.Have, v.Need = best.has, best.has+best.lacks
 	}
 	v.Wait = root.wait(e)
 	v.Missing = root.missing(e, keyWords(nil))
@@ -71,8 +73,8 @@ func (p *Policy) Evaluate(e Evidence) Verdict {
 }
 
 // best returns the least cost of the clause.
-func (c *clause) best(e Evidence) (cost, bool) {
-	s := solver{leaf: e.cost, steps: 4 * maxSteps} // see Check
+func (c *clause) best(e Evidence, o order) (cost, bool) {
+	s := solver{leaf: e.cost, order: o, steps: 4 * maxSteps} // see Check
 	return s.best(c)
 }
 
@@ -123,7 +125,7 @@ func isDelay(c *clause) bool { return c.kind == kindDelay }
 
 // runs reports whether the gate lacks nothing but its own delays.
 func (c *clause) runs(e Evidence) bool {
-	s := solver{steps: 4 * maxSteps, leaf: func(l *clause) cost {
+	s := solver{order: soonest, steps: 4 * maxSteps, leaf: func(l *clause) cost {
 		if l.up == c && isDelay(l) {
 			return cost{}
 		}
@@ -141,7 +143,7 @@ func (c *clause) wait(e Evidence) (total uint64) {
 		e.Waited = map[int]uint64{}
 	}
 	for {
-		if best, ok := c.best(e); !ok || best.lacks > 0 {
+		if best, ok := c.best(e, soonest); !ok || best.lacks > 0 {
 			return 0
 		} else if best.done() {
 			return total

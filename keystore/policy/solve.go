@@ -1,9 +1,10 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"slices"
-	"strings"
 
 	"keymesh/crypto/key"
 )
@@ -99,17 +100,30 @@ func (p *Policy) need() int {
 // gate reports whether the node has clauses.
 func (p *Policy) gate() bool { return p.kind == kindAny || p.kind == kindAll || p.kind == kindKOf }
 
-// path names the clause by the way from the root, like any[1].all[0].
+// path names the clause by the way from the root, like any[1].all[0]; empty for
+// the root.
 func (c *clause) path() string {
 	if c.up == nil {
-		return "the policy"
+		return ""
 	}
-	var steps []string
+	return step(c.up.path(), c.up.Policy, c.at)
+}
+
+// step is the path to a clause of the gate that path leads to.
+func step(path string, gate *Policy, at int) string {
+	if path != "" {
+		path += "."
+	}
+	return fmt.Sprintf("%s%s[%d]", path, gate.gateName(), at)
+}
+
+// way is the position of the clause of the root in which c is; -1 for the root.
+func (c *clause) way() int {
+	at := -1
 	for ; c.up != nil; c = c.up {
-		steps = append(steps, fmt.Sprintf("%s[%d]", c.up.gateName(), c.at))
+		at = c.at
 	}
-	slices.Reverse(steps)
-	return strings.Join(steps, ".")
+	return at
 }
 
 func (p *Policy) gateName() string {
@@ -122,26 +136,29 @@ func (p *Policy) gateName() string {
 	return fmt.Sprintf("%d-of", p.k)
 }
 
-// cost is what a way to satisfy a clause still lacks. The fields are compared
-// in their order; costs add up.
+// cost is what a way to satisfy a clause still lacks. Costs add up.
 type cost struct {
 	lacks  int // signatures and confirmations that are missing
 	delays int // delays that have not passed
-	has    int // signatures and confirmations that are here: the more the better
+	has    int // signatures and confirmations that are here
 }
 
 func (a cost) plus(b cost) cost {
 	return cost{a.lacks + b.lacks, a.delays + b.delays, a.has + b.has}
 }
 
-func (a cost) less(b cost) bool {
-	switch {
-	case a.lacks != b.lacks:
-		return a.lacks < b.lacks
-	case a.delays != b.delays:
-		return a.delays < b.delays
-	}
-	return a.has > b.has
+// order is a total order of costs that addition keeps; the least is the best.
+type order func(a, b cost) int
+
+// soonest prefers what is satisfied now, and then what time alone satisfies.
+func soonest(a, b cost) int {
+	return cmp.Or(a.lacks-b.lacks, a.delays-b.delays, b.has-a.has)
+}
+
+// nearest prefers, of those that lack the same number of signatures, the way
+// that most people have signed: it is the one that is under way.
+func nearest(a, b cost) int {
+	return cmp.Or(a.lacks-b.lacks, b.has-a.has, a.delays-b.delays)
 }
 
 func (a cost) done() bool { return a.lacks == 0 && a.delays == 0 }
@@ -152,16 +169,11 @@ func (a cost) done() bool { return a.lacks == 0 && a.delays == 0 }
 // the evidence, so that more evidence never makes a policy harder to judge.
 type table map[uint64]cost
 
-func (t table) put(set uint64, c cost) {
-	if old, ok := t[set]; !ok || c.less(old) {
-		t[set] = c
-	}
-}
-
 // solver finds the cheapest way to satisfy a clause in which no signature
 // counts for two leaves, however the tree nests.
 type solver struct {
 	leaf  func(*clause) cost
+	order order
 	steps int     // still allowed
 	dead  *clause // the first clause, from the leaves up, that no evidence satisfies
 }
@@ -173,14 +185,11 @@ func (s *solver) best(c *clause) (cost, bool) {
 	if s.steps < 0 {
 		return cost{}, false // as unsatisfied, at every holder alike
 	}
-	var out cost
-	first := true
-	for _, v := range t {
-		if first || v.less(out) {
-			out, first = v, false
-		}
+	costs := slices.Collect(maps.Values(t))
+	if len(costs) == 0 {
+		return cost{}, false
 	}
-	return out, !first
+	return slices.MinFunc(costs, s.order), true
 }
 
 func (s *solver) table(c *clause) table {
@@ -219,8 +228,12 @@ func (s *solver) add(to, a, b table) {
 			if s.steps--; s.steps < 0 {
 				return
 			}
-			if x&y == 0 {
-				to.put(x|y, cx.plus(cy))
+			if x&y != 0 {
+				continue
+			}
+			sum := cx.plus(cy)
+			if old, ok := to[x|y]; !ok || s.order(sum, old) < 0 {
+				to[x|y] = sum
 			}
 		}
 	}

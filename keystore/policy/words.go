@@ -83,43 +83,76 @@ func duration(seconds uint64) string {
 // "more of". Empty when nothing is missing. name is that of [Policy.Words].
 func (p *Policy) Missing(e Evidence, name func(key.PersonPublic) string) []string {
 	root := p.number(e.Owner)
-	if best, ok := root.best(e); ok && best.done() {
+	if best, ok := root.best(e, soonest); ok && best.done() {
 		return nil
 	}
 	return root.missing(e, keyWords(name))
 }
 
 func (c *clause) missing(e Evidence, who func(key.PersonPublic) string) []string {
+	t := teller{Evidence: e, who: who, named: slices.Clone(e.Signers)}
 	parts := []*clause{c}
 	if c.kind == kindAll {
 		parts = c.subs
 	}
 	var out []string
 	for _, s := range parts {
-		if w, _ := s.lacks(e, who); w != "" && !slices.Contains(out, w) {
+		if w, _ := t.lacks(s); w != "" && !slices.Contains(out, w) {
 			out = append(out, w)
 		}
 	}
-	if len(out) == 0 {
-		out = []string{"another signature: one key counts once"}
+	// Clause by clause a signature may have been counted twice.
+	s := solver{order: soonest, steps: 4 * maxSteps, leaf: func(l *clause) cost {
+		if !l.person.IsZero() && !slices.Contains(t.named, l.person) {
+			return cost{lacks: 1}
+		}
+		return cost{}
+	}}
+	if best, ok := s.best(c); !ok || !best.done() {
+		out = append(out, t.another(c))
 	}
 	return out
 }
 
+// teller says what is missing, and notes whom it named or who signed.
+type teller struct {
+	Evidence
+	who   func(key.PersonPublic) string
+	named []key.PersonPublic
+}
+
+// another says whose signatures are missing besides.
+func (t *teller) another(c *clause) string {
+	var open []string
+	c.walk(func(l *clause) {
+		if l.person.IsZero() || slices.Contains(t.named, l.person) {
+			return
+		}
+		if w := l.words(t.who); !slices.Contains(open, w) {
+			open = append(open, w)
+		}
+	})
+	if len(open) == 0 {
+		return "another signature: one counts once"
+	}
+	return "a signature of " + strings.Join(open, " or ") + ": one counts once"
+}
+
 // lacks says what the clause by itself still wants; empty: nothing. The second
 // result is whether the words need parentheses inside a sentence.
-func (c *clause) lacks(e Evidence, who func(key.PersonPublic) string) (string, bool) {
+func (t *teller) lacks(c *clause) (string, bool) {
 	if !c.gate() {
-		if e.has(c) {
+		if t.has(c) {
 			return "", false
 		}
-		return c.words(who), false
+		t.named = append(t.named, c.person)
+		return c.words(t.who), false
 	}
-	more := c.need()
+	more, before := c.need(), len(t.named)
 	var open []string
 	wrap := false
 	for _, s := range c.subs {
-		w, several := s.lacks(e, who)
+		w, several := t.lacks(s)
 		if w == "" {
 			more--
 			continue
@@ -134,6 +167,7 @@ func (c *clause) lacks(e Evidence, who func(key.PersonPublic) string) (string, b
 	}
 	switch {
 	case more <= 0:
+		t.named = t.named[:before] // what the others lack is not said
 		return "", false
 	case len(open) == 1:
 		return open[0], wrap && len(c.subs) == 1
