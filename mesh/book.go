@@ -183,7 +183,9 @@ func (n *Node) save() error {
 	}
 }
 
-func (n *Node) flushNotes() {
+// flushNotes saves what is marked. What could not be saved is logged, and
+// learnt again from the peers after a restart.
+func (n *Node) flushNotes() error {
 	n.mu.Lock()
 	notes := make([]Note, 0, len(n.dirty))
 	for _, v := range n.dirty {
@@ -192,12 +194,14 @@ func (n *Node) flushNotes() {
 	clear(n.dirty)
 	n.mu.Unlock()
 	if len(notes) == 0 {
-		return
+		return nil
 	}
-	if err := n.cfg.Book.Save(notes); err != nil {
+	err := n.cfg.Book.Save(notes)
+	if err != nil {
 		n.count("notes not saved")
 		n.log.Error("the peer book could not be written", "cause", err)
 	}
+	return err
 }
 
 // Notes returns what a new node writes into its book, so that it knows its

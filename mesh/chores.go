@@ -210,7 +210,9 @@ func (n *Node) answerRenew(_ context.Context, l *link, _ []byte) ([]byte, error)
 }
 
 // Revoke takes membership away from nodes for ever, keeps that, and spreads
-// it. The node needs an [Issuer]; at most roster.MaxRevokedNodes an issuer.
+// it: nil means that it is durable here and on its way to all others. The node
+// needs an [Issuer] ([ErrRefused] otherwise); at most roster.MaxRevokedNodes an
+// issuer.
 func (n *Node) Revoke(ctx context.Context, nodes ...key.NodeID) error {
 	if n.cfg.Issuing == nil {
 		return fmt.Errorf("%w: this node has no issuer's key", ErrRefused)
@@ -239,6 +241,8 @@ func (n *Node) Revoke(ctx context.Context, nodes ...key.NodeID) error {
 	if err != nil {
 		return fmt.Errorf("revoking: %w", err)
 	}
-	n.flushNotes()
+	if err := n.flushNotes(); err != nil {
+		return fmt.Errorf("revoked, but not durably: %w", err)
+	}
 	return nil
 }

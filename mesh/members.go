@@ -84,6 +84,16 @@ func (n *Node) Status() Status {
 	return s
 }
 
+// Clock returns Status().Clock and nothing else: for those who have to ask
+// before each decision that depends on expiry.
+func (n *Node) Clock() string {
+	links := n.linked()
+	n.mu.Lock()
+	signed := n.roster.NotBefore()
+	n.mu.Unlock()
+	return clockFault(time.Now(), signed, links)
+}
+
 // clockFault says what is wrong with the clock (protocol.md section 5), or
 // nothing.
 func clockFault(now, signed time.Time, links []*link) string {
@@ -107,7 +117,7 @@ func clockFault(now, signed time.Time, links []*link) string {
 	return fmt.Sprintf("the clock is %v off the median of %d peers", m.Round(time.Second), len(skews))
 }
 
-// member returns the current record of a node, or nil.
+// record returns the current record of a node, or nil.
 func (n *Node) record(id key.NodeID) *roster.Record {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -104,3 +104,12 @@ func BenchmarkCall(b *testing.B) {
 		}
 	}
 }
+
+func BenchmarkMembers(b *testing.B) {
+	a := newAuthority(b)
+	peers := a.real(b, 5)
+	until(b, 5*time.Second, func() bool { return meshed(peers) })
+	for b.Loop() {
+		peers[0].node.Members()
+	}
+}
