@@ -21,6 +21,12 @@
 //	8 pass      reserved
 //
 // 32 zero bytes in place of a person stand for the owner of the manifest.
+//
+// # Text
+//
+// People write policies as [ParseTOML] reads them:
+//
+//	ways = ["owner", "2 of (ann, bob, carl) after 1h veto owner"]
 package policy
 
 import (
