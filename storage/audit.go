@@ -85,12 +85,13 @@ type Audit struct {
 	// Owned by OpenAudit, then by the writer.
 	file *os.File // audit.log, locked
 
-	mu    sync.Mutex // guards what follows
-	pos   position   // on disk
-	end   int64      // bytes of audit.log that count
-	segs  []segment  // all of them; the last is audit.log
-	index []indexPoint
-	mark  auditMark // as last written
+	mu    sync.Mutex              // guards what follows
+	pos   position                // on disk
+	end   int64                   // bytes of audit.log that count
+	segs  []segment               // all of them; the last is audit.log
+	index []indexPoint            // of audit.log
+	older map[uint32][]indexPoint // of closed segments, where known
+	mark  auditMark               // as last written
 	runs  bool
 	ran   chan struct{} // closed when Run returned
 	done  bool          // closed
@@ -101,7 +102,7 @@ type Audit struct {
 	witness witnesses
 }
 
-// indexPoint is where a group of the newest segment stands.
+// indexPoint is where a group of a segment stands.
 type indexPoint struct {
 	first uint64
 	off   int64

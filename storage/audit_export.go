@@ -43,7 +43,8 @@ type exportEntry struct {
 	Hash      key.Hash `json:"hash"`
 }
 
-// exportWitness is a line for a head that a peer holds.
+// exportWitness is a line for a head that a peer holds. Which peer that is, is
+// the exporter's word.
 type exportWitness struct {
 	Peer key.NodeID `json:"peer"`
 	Head []byte     `json:"head"`
@@ -314,7 +315,7 @@ func (c *exportCheck) end(b []byte) error {
 	if err := c.claims.end(c.pos.seq); err != nil {
 		return err
 	}
-	if c.lines.Scan() {
+	if c.lines.Scan() || c.lines.Err() != nil {
 		c.number++
 		return c.bad("there is more after the end")
 	}

@@ -77,7 +77,7 @@ type AuditOptions struct {
 func OpenAudit(dir string, k *[32]byte, o AuditOptions) (*Audit, error) {
 	a := &Audit{
 		dir: dir, log: o.Log, rotate: o.rotate,
-		ran: make(chan struct{}), admit: semaphore.NewWeighted(auditQueueLen),
+		ran: make(chan struct{}), older: map[uint32][]indexPoint{}, admit: semaphore.NewWeighted(auditQueueLen),
 	}
 	if a.log == nil {
 		a.log = discard()
@@ -266,7 +266,7 @@ func (a *Audit) loadNewest() error {
 		if err != nil {
 			return err
 		}
-		a.addIndex(f)
+		a.index = addPoint(a.index, f)
 	}
 	if w.off < sure {
 		return damaged("%s ends with entry %d, and entry %d was on disk: it was cut off", auditName, w.pos.seq, a.mark.pos.seq)
@@ -310,13 +310,6 @@ func (a *Audit) cutTorn(broken *brokenGroup, sure, size int64) error {
 	}
 	a.log.Warn("an unfinished write was cut off the audit log", "dir", a.dir, "bytes", rest, "after", broken.seq-1)
 	return nil
-}
-
-// addIndex notes where a group stands, once every indexStep.
-func (a *Audit) addIndex(f frame) {
-	if n := len(a.index); n == 0 || f.off-a.index[n-1].off >= indexStep {
-		a.index = append(a.index, indexPoint{f.first, f.off})
-	}
 }
 
 // checkLogFile reports an error when audit.log is no longer the open file.

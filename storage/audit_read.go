@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 
 	"keymesh/crypto/key"
@@ -38,7 +39,8 @@ type auditWalk struct {
 	off  int64 // of the next group
 	end  int64 // where the segment ends
 	pos  position
-	from uint64 // groups that end before this entry are skipped unopened
+	from uint64      // groups that end before this entry are skipped unopened
+	skip func(frame) // gets those; may be nil
 }
 
 func (k *auditKeys) walk(r io.ReaderAt, seg uint32, off, end int64, pos position) *auditWalk {
@@ -76,6 +78,9 @@ func (w *auditWalk) next() (frame, []AuditEntry, error) {
 		if f.last() < w.from {
 			if _, err := w.r.Discard(f.size); err != nil {
 				return frame{}, nil, fmt.Errorf("reading the audit log: %w", err)
+			}
+			if w.skip != nil {
+				w.skip(f)
 			}
 			w.pos, w.off = position{seq: f.last()}, f.end()
 			continue
@@ -220,8 +225,12 @@ func (a *Audit) eachIn(ctx context.Context, v *view, i int, from uint64, fn func
 	defer f.Close()
 	s := v.segs[i]
 	off, pos := int64(segHead), position{s.first - 1, s.prev}
-	if i == len(v.segs)-1 {
-		for _, p := range v.index {
+	if from > s.first {
+		points, err := a.points(v, i, f)
+		if err != nil {
+			return err
+		}
+		for _, p := range points {
 			if p.first > s.first && p.first <= from {
 				off, pos = p.off, position{seq: p.first - 1}
 			}
@@ -254,6 +263,40 @@ func (a *Audit) eachIn(ctx context.Context, v *view, i int, from uint64, fn func
 			s.number, w.pos.seq, v.final(i).seq)
 	}
 	return nil
+}
+
+// points returns the index of a segment. That of one that was closed before the
+// log was opened is made when it is first needed: a peer may ask for old entries
+// again and again.
+func (a *Audit) points(v *view, i int, f *os.File) ([]indexPoint, error) {
+	if i == len(v.segs)-1 {
+		return v.index, nil
+	}
+	s := v.segs[i]
+	a.mu.Lock()
+	points, ok := a.older[s.number]
+	a.mu.Unlock()
+	if ok {
+		return points, nil
+	}
+	w := a.keys.walk(f, s.number, segHead, v.size(i), position{s.first - 1, s.prev})
+	w.from = math.MaxUint64
+	w.skip = func(f frame) { points = addPoint(points, f) }
+	if _, _, err := w.next(); err != io.EOF {
+		return nil, err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.older[s.number] = points
+	return points, nil
+}
+
+// addPoint notes where a group stands, once every indexStep.
+func addPoint(points []indexPoint, f frame) []indexPoint {
+	if n := len(points); n == 0 || f.off-points[n-1].off >= indexStep {
+		points = append(points, indexPoint{f.first, f.off})
+	}
+	return points
 }
 
 // errEnough ends a walk.

@@ -95,7 +95,7 @@ func (a *Audit) Witnesses() []Witness {
 func (a *Audit) Witnessed(peer key.NodeID) []byte {
 	a.witness.mu.Lock()
 	defer a.witness.mu.Unlock()
-	if w := a.witness.find(peer); w != nil {
+	if w := a.witness.find(peer); w != nil && len(w.Theirs) > 0 {
 		return slices.Clone(w.Theirs)
 	}
 	return nil

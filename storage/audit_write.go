@@ -129,10 +129,9 @@ func (a *Audit) appendGroup(group []*auditWait) error {
 	if err := dataSync(a.file); err != nil {
 		return fmt.Errorf("syncing %s: %w", auditName, err)
 	}
-	f := frame{off: a.end, first: a.pos.seq + 1}
 	a.mu.Lock()
+	a.index = addPoint(a.index, frame{off: a.end, first: a.pos.seq + 1})
 	a.pos, a.end = pos, a.end+int64(len(b))
-	a.addIndex(f)
 	// Before the answer: all that was acknowledged is marked.
 	err := a.writeMark(false)
 	a.mu.Unlock()
@@ -183,6 +182,7 @@ func (a *Audit) closeSegment() error {
 	a.file = f
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.older[old.number] = a.index
 	a.segs = append(a.segs, next)
 	a.end, a.index = segHead, nil
 	return errors.Join(err, a.writeMark(true))
