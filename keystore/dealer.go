@@ -185,6 +185,9 @@ func (d *dealing) unanswered() *write {
 			best = w
 		}
 	}
+	if best != nil && best.consent != nil {
+		best.consent = d.consent(best.m) // the one in the journal may have expired
+	}
 	return best
 }
 
@@ -218,6 +221,9 @@ func (d *dealing) deal(ctx context.Context) (*write, error) {
 		return nil, fmt.Errorf("%w: this node's own store: %w", ErrFull, err)
 	}
 	d.notes = append(pl.notes(d.o.W), where.notes...)
+	if best != nil && share.PrevNeed(&best.m.Manifest, d.roster.gone) < int(best.m.W) {
+		d.notes = append(d.notes, "holders of the generation before are revoked: until this one is stored none of the others may lie")
+	}
 	return d.split(m, best, where)
 }
 

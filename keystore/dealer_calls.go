@@ -45,7 +45,12 @@ func (w *write) bring(ctx context.Context, id key.NodeID) event {
 
 // prepare sends PREPARE to one node and verifies its receipt.
 func (w *write) prepare(ctx context.Context, id key.NodeID) event {
-	msg := &custody.Prepare{Manifest: w.bytes, Request: w.consent}
+	msg := &custody.Prepare{Manifest: w.bytes}
+	if !w.certified.Load() {
+		// With the certificate no seat asks for consent any more, and it may
+		// have expired since.
+		msg.Request = w.consent
+	}
 	if w.m.SeatOf(id) != nil {
 		msg.Row, msg.Payload = w.rows[id], w.ct
 	}

@@ -52,8 +52,8 @@ func (w *write) judge(final bool) *outcome {
 		full := w.count(own, func(p *progress) bool { return p.full })
 		enough := w.m.N() - int(w.m.W) + 1 + w.m.F()
 		busy := w.count(own, func(p *progress) bool { return p.busy })
-		out.notStored = out.stale || refused >= enough
-		out.undecided = !out.notStored && !out.conflict && w.failed == nil && busy > 0 && refused+busy >= enough
+		out.notStored = out.stale || !w.resumed && refused >= enough
+		out.undecided = !out.notStored && !w.resumed && !out.conflict && w.failed == nil && busy > 0 && refused+busy >= enough
 		out.full = out.notStored && 2*full > refused
 	}
 	for _, c := range w.view.certs {
@@ -151,6 +151,7 @@ func (d *dealing) lost(ctx context.Context, w *write, out *outcome) (PutResult, 
 func (w *write) again() *write {
 	a := w.s.newWrite(w.m, w.before)
 	a.prev, a.tomb, a.consent, a.ct, a.digest, a.journaled = w.prev, w.tomb, w.consent, w.ct, w.digest, true
+	a.resumed = true
 	for id, row := range w.rows {
 		a.rows[id] = slices.Clone(row)
 	}

@@ -117,6 +117,9 @@ func (v *view) open(b []byte) (*share.SignedManifest, error) {
 func (v *view) merge(from key.NodeID, st *custody.State) error {
 	h := &held{floor: st.Floor, row: st.Row}
 	v.held[from] = h
+	if len(st.Pending) > maxPending || len(st.History) > share.MaxKeep || len(st.Before) > 1+share.MaxForce {
+		return fmt.Errorf("%w: more of something than a holder keeps", errAnswer)
+	}
 	return errors.Join(v.mergeTombstone(h, st), v.mergeCommitted(h, st), v.mergePendings(from, h, st), v.mergeHistory(h, st))
 }
 

@@ -33,15 +33,16 @@ type write struct {
 	view     *view // what refusing nodes have shown
 
 	journaled bool
+	resumed   bool // seats may have promised it before this run
 	answered  bool
 	cert      *certified
 	commitMsg []byte
 	certified atomic.Bool // the certificate is formed
 	told      atomic.Bool // the caller has an answer
-	failed    error // the journal could not be written
-	hasty     bool  // nobody was asked what is there: the PREPAREs ask, and all answer first
-	newer     bool  // a newer generation or a tombstone makes this one needless
-	abandoned bool  // the caller was told that it is not stored
+	failed    error       // the journal could not be written
+	hasty     bool        // nobody was asked what is there: the PREPAREs ask, and all answer first
+	newer     bool        // a newer generation or a tombstone makes this one needless
+	abandoned bool        // the caller was told that it is not stored
 }
 
 // group is a manifest whose seats must take part: m's, prev's, and those of
@@ -73,7 +74,7 @@ func (s *Store) newWrite(m *share.SignedManifest, before []*share.SignedManifest
 	}
 	w.view.learn(m)
 	w.groups = append(w.groups, group{&m.Manifest, int(m.W)})
-	revoked := func(id key.NodeID) bool { return w.roster[id].Revoked }
+	revoked := w.roster.gone
 	for _, b := range before {
 		w.view.learn(b)
 		w.groups = append(w.groups, group{&b.Manifest, share.PrevNeed(&b.Manifest, revoked)})
@@ -93,6 +94,9 @@ func (s *Store) newWrite(m *share.SignedManifest, before []*share.SignedManifest
 	}
 	return w
 }
+
+// gone reports whether the node is revoked.
+func (r roster) gone(id key.NodeID) bool { return r[id].Revoked }
 
 // count counts the nodes of a group for which ok holds.
 func (w *write) count(g group, ok func(*progress) bool) int {
@@ -169,14 +173,15 @@ type driver struct {
 	cancel   context.CancelFunc
 	events   chan event
 	inflight int
-	writing  bool               // the journal is being written
+	writing  bool             // the journal is being written
 	decide   func(*outcome)   // nil once the verdict was given
 	last     <-chan time.Time // the end of the wait for more refusals
 }
 
 // run drives the write until every node has answered or failed, or life ends.
 // It reports the first verdict to decide and leaves the rest to the finisher.
-// asked ends when the caller no longer waits for a verdict.
+// asked ends when the caller no longer waits for a verdict. decide is nil when
+// nobody waits: then nothing but something newer ends the write early.
 func (w *write) run(asked, life context.Context, decide func(*outcome)) {
 	// Every goroutine sends one event, and a node has one call at a time.
 	d := &driver{write: w, events: make(chan event, len(w.nodes)+1), decide: decide}

@@ -34,6 +34,8 @@ func (s *Store) Info(ctx context.Context, p Person, name string) (Info, error) {
 		return Info{}, forkError(best, fork)
 	case best == nil || g.view.deleted(best.m.Gen):
 		return Info{}, g.notThere(l, best)
+	case expired(&best.m.Manifest):
+		return Info{}, ErrNotFound
 	}
 	if err := g.notBehind(l, best); err != nil {
 		return Info{}, err
@@ -151,7 +153,7 @@ func (d *dealing) plan() (PutResult, error) {
 		}
 		out.Seats = append(out.Seats, st)
 	}
-	hands := Info{Listed: Listed{K: pl.k, N: pl.n, W: pl.w}, Seats: out.Seats}
+	hands := Info{Listed: Listed{K: pl.k, N: pl.n, W: pl.w}, Seats: slices.Clone(out.Seats)}
 	for i := range hands.Seats {
 		hands.Seats[i].State = "good"
 	}

@@ -96,6 +96,7 @@ func (s *Store) loadWrite(b []byte) (*write, error) {
 	}
 	w := s.newWrite(m, before)
 	w.ct, w.tomb, w.consent, w.digest, w.answered, w.journaled = j.Payload, j.Tombstone, j.Consent, j.Digest, j.Answered, true
+	w.resumed = true
 	for i, seat := range m.Seats {
 		if len(j.Rows[i]) > 0 {
 			w.rows[seat.Node] = j.Rows[i]

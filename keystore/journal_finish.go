@@ -256,7 +256,7 @@ func (f *finisher) try(ctx context.Context, p share.Place) {
 		f.drop(p, err)
 		return
 	}
-	w.run(ctx, ctx, func(*outcome) {})
+	w.run(ctx, ctx, nil)
 }
 
 // load returns the record of a place, nil when there is none.

@@ -237,7 +237,7 @@ func (l *listing) page() Page {
 	shown := ""
 	for _, it := range l.sorted() {
 		best, _ := it.view.latest()
-		if best == nil || it.view.deleted(best.m.Gen) {
+		if best == nil || it.view.deleted(best.m.Gen) || expired(&best.m.Manifest) {
 			shown = it.name
 			continue
 		}

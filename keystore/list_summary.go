@@ -81,6 +81,7 @@ type counted struct {
 	proof    *custody.State // until it has counted
 	from     key.NodeID
 	official bool
+	expired  bool
 }
 
 func (t *tally) take(node key.NodeID, st *custody.State) {
@@ -121,7 +122,7 @@ func (t *tally) read(st *custody.State) *counted {
 	if key.Unmarshal(o.Body, &m) != nil || m.Owner != t.owner || m.Check() != nil {
 		return nil
 	}
-	c := &counted{id: m.ID, gen: m.Gen, k: int(m.K), f: m.F(), seats: make(map[key.NodeID]bool, m.N()), proof: st}
+	c := &counted{id: m.ID, gen: m.Gen, k: int(m.K), f: m.F(), expired: expired(&m), seats: make(map[key.NodeID]bool, m.N()), proof: st}
 	for _, seat := range m.Seats {
 		c.seats[seat.Node] = true
 	}
@@ -145,7 +146,7 @@ func (t *tally) sum() keptSummary {
 	}
 	out := keptSummary{at: time.Now()}
 	for id, c := range t.best {
-		if c.gen <= t.dead[id] {
+		if c.gen <= t.dead[id] || c.expired {
 			continue
 		}
 		out.secrets++

@@ -327,6 +327,9 @@ func (g *reading) newRequest() error {
 	return nil
 }
 
+// expired reports whether nothing of m is released any more.
+func expired(m *share.Manifest) bool { return m.Expires != 0 && unix() >= m.Expires }
+
 // words describes the policy of a manifest.
 func (s *Store) words(m *share.Manifest, r roster) string {
 	pol, err := policy.Parse(m.Policy)

@@ -74,7 +74,7 @@ func (l *locks) leave(id key.Hash, k *lock) {
 
 // maxKnown bounds how many secrets' manifests are kept in memory, about 3 kB
 // each. What falls out is asked for again.
-const maxKnown = 2048
+const maxKnown = 1024
 
 // lookEvery is how often all nodes are asked for another line of a secret in a
 // network that is large enough to have been split.
