@@ -31,6 +31,13 @@ type custodian struct {
 	decoy    []byte // a state record like any other, for the work of denying
 	passing  *passing
 
+	clock    *running
+	requests *requests
+	refusals *refusals
+	notices  *notices
+	// inbox takes in what persons at this node are told; nil: nobody is here.
+	inbox func(ctx context.Context, from key.NodeID, q *custody.Notify) (*custody.NotifyReply, error)
+
 	loadOnce sync.Once
 	loaded   chan struct{}
 	loadErr  error // valid once loaded is closed
@@ -46,6 +53,7 @@ func newCustodian(cfg Config) *custodian {
 		cfg: cfg, self: cfg.Node.ID(), log: cfg.Log,
 		locks: newLocks(), versions: newVersionCache(), states: newStateCache(), receipts: newReceiptCache(),
 		index: newIndex(cfg.Limits), passing: newPassing(), loaded: make(chan struct{}),
+		clock: newRunning(), requests: newRequests(), refusals: newRefusals(), notices: newNotices(),
 	}
 	c.decoy = makeDecoy(cfg.ID)
 	return c
@@ -85,17 +93,19 @@ func (c *custodian) buildIndex(ctx context.Context) error {
 	if bad > 0 {
 		c.log.Error("records of secrets are damaged and not served", "count", bad)
 	}
-	return nil
+	return c.buildRequests()
 }
 
-// run loads the index, then passes certificates on and removes expired rows
-// until ctx ends. It returns after its last goroutine ended.
+// run loads the index, then passes on what others may lack, removes expired
+// rows, and tends requests until ctx ends. It returns after its last goroutine ended.
 func (c *custodian) run(ctx context.Context) error {
 	if err := c.load(ctx); err != nil {
 		return err
 	}
 	var g sync.WaitGroup
 	g.Go(func() { c.sweep(ctx) })
+	g.Go(func() { c.tend(ctx) })
+	g.Go(func() { c.tell(ctx) })
 	c.passOn(ctx)
 	g.Wait()
 	return nil
@@ -131,6 +141,10 @@ func (c *custodian) answer(ctx context.Context, from key.NodeID, verb uint64, bo
 		return serve(ctx, c, from, body, c.recover)
 	case custody.VerbPass:
 		return serve(ctx, c, from, body, c.pass)
+	case custody.VerbApprove:
+		return serve(ctx, c, from, body, c.approve)
+	case custody.VerbNotify:
+		return serve(ctx, c, from, body, c.notified)
 	}
 	return nil, fmt.Errorf("%w %d", errVerb, verb)
 }
@@ -155,7 +169,7 @@ func serve[Q any, PQ interface {
 func (c *custodian) facts(from key.NodeID) holderFacts {
 	m := c.members.get(c.cfg.Network)
 	return holderFacts{
-		net: c.cfg.ID, self: c.self, now: uint64(time.Now().Unix()),
+		net: c.cfg.ID, self: c.self, now: uint64(time.Now().Unix()), ran: c.clock.now(),
 		operator: m.operator(from), revoked: m.isRevoked, known: c.known,
 	}
 }

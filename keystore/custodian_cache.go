@@ -151,6 +151,7 @@ type memberView struct {
 	operators map[key.NodeID]string
 	revoked   map[key.NodeID]bool
 	online    map[key.NodeID]bool
+	persons   map[key.NodeID][]key.PersonPublic // bound to nodes that are not revoked
 }
 
 // operator is whose quota the node writes in: its own, as its certificate says.
@@ -178,13 +179,16 @@ func (c *memberCache) get(n Network) *memberView {
 	if c.view != nil && time.Since(c.at) < rosterAge {
 		return c.view
 	}
-	v := &memberView{operators: map[key.NodeID]string{}, revoked: map[key.NodeID]bool{}, online: map[key.NodeID]bool{}}
+	v := &memberView{operators: map[key.NodeID]string{}, revoked: map[key.NodeID]bool{}, online: map[key.NodeID]bool{}, persons: map[key.NodeID][]key.PersonPublic{}}
 	for _, m := range append(n.Members(), n.Self()) {
 		v.operators[m.ID] = m.Operator
 		if m.Revoked {
 			v.revoked[m.ID] = true
 		}
 		v.online[m.ID] = m.Online && !m.Revoked
+		if len(m.Persons) > 0 && !m.Revoked {
+			v.persons[m.ID] = m.Persons
+		}
 	}
 	c.view, c.at = v, time.Now()
 	return v

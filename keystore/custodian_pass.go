@@ -28,15 +28,17 @@ const (
 	recheckRound = 2000
 )
 
-// passKey names what is passed on: the latest certificate of a secret, or one
-// of its tombstones.
+// passKey names what is passed on: the latest certificate of a secret, one of
+// its tombstones, or a word on a request for it.
 type passKey struct {
-	id   key.Hash
-	tomb key.Hash // H(tombstone); zero: the certificate
+	id      key.Hash
+	tomb    key.Hash // H(tombstone), or zero
+	word    key.Hash // H(approval), or zero
+	request key.Hash // that the word is on
 }
 
 type passItem struct {
-	hash key.Hash // H(manifest) or H(tombstone)
+	hash key.Hash // H(manifest), H(tombstone) or H(approval)
 	to   []key.NodeID
 	at   time.Time
 }
@@ -45,10 +47,13 @@ type passItem struct {
 type passing struct {
 	mu    sync.Mutex
 	items map[passKey]*passItem
-	again []key.Hash // secrets of before the start, not looked at yet
+	words map[key.Hash]bool // H(approval) of those that were noted
+	again []key.Hash        // secrets of before the start, not looked at yet
 }
 
-func newPassing() *passing { return &passing{items: map[passKey]*passItem{}} }
+func newPassing() *passing {
+	return &passing{items: map[passKey]*passItem{}, words: map[key.Hash]bool{}}
+}
 
 func (p *passing) recheck(id key.Hash) {
 	p.mu.Lock()
@@ -68,7 +73,40 @@ func (p *passing) add(s *secretState, self key.NodeID) {
 // addTombs notes the tombstones that the state has.
 func (p *passing) addTombs(s *secretState) {
 	for _, t := range s.tombs {
-		p.put(passKey{s.id, t.hash}, t.hash, slices.Clone(t.seats))
+		p.put(passKey{id: s.id, tomb: t.hash}, t.hash, slices.Clone(t.seats))
+	}
+}
+
+// addWords notes the words on a request: a veto must reach every seat, and an
+// approver may have reached this one only.
+func (p *passing) addWords(s *secretState, r *requestState, self key.NodeID) {
+	c := s.current()
+	if c == nil {
+		return
+	}
+	for _, w := range r.words {
+		p.putNew(passKey{id: s.id, word: w.hash, request: r.Hash}, w.hash, c.targets(self))
+	}
+}
+
+// putNew is put for what is passed on once and does not change.
+func (p *passing) putNew(k passKey, hash key.Hash, to []key.NodeID) {
+	p.mu.Lock()
+	known := p.words[hash]
+	p.words[hash] = true
+	p.mu.Unlock()
+	if !known {
+		p.put(k, hash, to)
+	}
+}
+
+// forgetWords is for a request that is over.
+func (p *passing) forgetWords(r *requestState) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, w := range r.words {
+		delete(p.words, w.hash)
+		delete(p.items, passKey{id: r.ID, word: w.hash, request: r.Hash})
 	}
 }
 
@@ -166,6 +204,9 @@ func (c *custodian) recheckSome(ctx context.Context) {
 		}
 		c.passing.add(s, c.self)
 		c.passing.addTombs(s)
+		for _, r := range c.requests.of(id) {
+			c.passing.addWords(s, r, c.self)
+		}
 	}
 }
 
@@ -252,7 +293,10 @@ func (c *custodian) passFull(ctx context.Context, node key.NodeID, d passDue) bo
 			q.Tombstone = t.body
 		}
 		var reply custody.DeleteReply
-		return c.call(ctx, node, custody.VerbDelete, q, &reply) == nil && reply.Outcome != custody.Failed
+		return c.call(ctx, node, custody.VerbDelete, q, &reply) == nil && reply.Outcome != custody.Failed && reply.Outcome != custody.Wait
+	}
+	if !d.word.IsZero() {
+		return c.passWord(ctx, node, d)
 	}
 	e := s.current()
 	if e == nil || e.Hash != d.hash {
@@ -263,11 +307,27 @@ func (c *custodian) passFull(ctx context.Context, node key.NodeID, d passDue) bo
 	return c.call(ctx, node, custody.VerbCommit, q, &reply) == nil && reply.Outcome != custody.Failed
 }
 
+// passWord sends an APPROVE and reports whether the node answered, or there is
+// nothing to send any more.
+func (c *custodian) passWord(ctx context.Context, node key.NodeID, d passDue) bool {
+	r := c.requests.get(d.id, d.request)
+	if r == nil {
+		return true
+	}
+	i := slices.IndexFunc(r.words, func(w *word) bool { return w.hash == d.word })
+	if i < 0 {
+		return true
+	}
+	var reply custody.ApproveReply
+	err := c.call(ctx, node, custody.VerbApprove, &custody.Approve{Request: r.bytes, Approval: r.words[i].bytes}, &reply)
+	return err == nil && reply.Outcome != custody.Failed
+}
+
 // pass serves PASS.
 func (c *custodian) pass(_ context.Context, _ key.NodeID, q *custody.Pass) (key.Body, error) {
 	reply := &custody.PassReply{}
 	for i, it := range q.Items[:min(len(q.Items), custody.MaxPass)] {
-		if !c.index.has(it.ID, it.Hash) {
+		if !c.index.has(it.ID, it.Hash) && !c.requests.has(it.ID, it.Hash) {
 			reply.Missing = append(reply.Missing, uint32(i))
 		}
 	}

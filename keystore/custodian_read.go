@@ -3,6 +3,7 @@ package keystore
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"keymesh/crypto/key"
@@ -140,45 +141,81 @@ func (c *custodian) loadRow(e *stored) ([]byte, error) {
 
 // recover serves RECOVER: this holder decides alone.
 func (c *custodian) recover(ctx context.Context, from key.NodeID, q *custody.Recover) (key.Body, error) {
-	consent, err := c.openConsent(q.Request, q.Approvals)
-	if err == nil && (consent.Verb != share.VerbRecover || len(consent.Ephemeral) != seal.PublicSize) {
+	r, _, err := c.openRequest(q.Request)
+	switch {
+	case err != nil:
+	case r.Verb != share.VerbRecover || len(r.Ephemeral) != seal.PublicSize:
 		err = share.ErrRequest
+	case len(q.Approvals) > custody.MaxApprovals:
+		err = fmt.Errorf("%w: %d approvals", share.ErrRequest, len(q.Approvals))
 	}
 	if err != nil {
 		return &custody.RecoverReply{Outcome: custody.Refused, Why: bounded(err.Error())}, nil
 	}
-	s, err := c.visible(ctx, consent.ID, consent.Person)
-	switch {
-	case ctx.Err() != nil:
-		return nil, ctx.Err()
-	case err != nil:
-		c.failed(err)
-		return &custody.RecoverReply{Outcome: custody.Failed}, nil
-	case s == nil:
-		return &custody.RecoverReply{Outcome: custody.Denied}, nil
+	e, d, reply, err := c.decide(ctx, arrival{SignedRequest: r, from: from, bytes: q.Request, approvals: q.Approvals, names: q.Names}, q.Known)
+	if err != nil {
+		return nil, err
 	}
-	e, outcome, why := s.release(c.facts(from), consent)
-	reply := &custody.RecoverReply{Outcome: outcome, Why: bounded(why)}
-	if cur := s.current(); cur == nil || cur.Hash != q.Known {
-		reply.State = s.brief(s.rowState())
-	}
-	if outcome != custody.OK {
+	if e == nil {
 		return reply, nil
 	}
-	err = c.give(reply, e, consent, q.Payload)
-	if errors.Is(err, seal.ErrKey) {
+	if err = seal.CheckPublic(r.Ephemeral); err != nil {
 		return &custody.RecoverReply{Outcome: custody.Refused, Why: bounded(err.Error())}, nil
 	}
-	if err != nil {
+	if err = c.give(ctx, from, reply, e, r, q.Payload); err != nil {
 		c.log.Error("a row cannot be released", "err", err)
-		return &custody.RecoverReply{Outcome: custody.Failed, Why: "the row is damaged here", State: reply.State}, nil
+		return &custody.RecoverReply{Outcome: custody.Failed, Why: "the row is damaged here, or no log can be written", State: reply.State}, nil
 	}
+	c.given(ctx, d.held)
 	return reply, nil
 }
 
+// decide says whether the row that a request asks for may go: nil when it may
+// not, and then why is in the reply and in the audit log. An error means that
+// the caller gave up.
+func (c *custodian) decide(ctx context.Context, a arrival, known key.Hash) (*stored, *decision, *custody.RecoverReply, error) {
+	s, err := c.visible(ctx, a.ID, a.Person)
+	switch {
+	case ctx.Err() != nil:
+		return nil, nil, nil, ctx.Err()
+	case err != nil:
+		c.failed(err)
+		return nil, nil, &custody.RecoverReply{Outcome: custody.Failed}, nil
+	case s == nil:
+		c.refusals.stranger(a.from)
+		return nil, nil, &custody.RecoverReply{Outcome: custody.Denied}, nil
+	}
+	d := &decision{state: s, facts: c.facts(a.from)}
+	e, outcome, why := s.release(d.facts, d.consent(a.SignedRequest))
+	if kept := c.requests.get(a.ID, a.Hash) != nil; outcome == custody.Denied || kept || outcome == custody.OK && a.Person != s.owner {
+		if d, err = c.keep(ctx, a); err != nil {
+			return nil, nil, &custody.RecoverReply{Outcome: custody.Failed, Why: c.failed(err).why}, ctx.Err()
+		}
+		e, outcome, why = nil, d.outcome, d.why
+		if outcome == custody.OK {
+			e, outcome, why = d.state.release(d.facts, d.consent(a.SignedRequest))
+		}
+	}
+	reply := &custody.RecoverReply{Outcome: outcome, Why: bounded(why)}
+	if cur := d.state.current(); cur == nil || cur.Hash != known {
+		reply.State = d.state.brief(d.state.rowState())
+	}
+	if outcome == custody.OK {
+		return e, d, reply, nil
+	}
+	if reply.Progress = d.progress; outcome == custody.Wait {
+		reply.Seconds = d.progress.Wait
+		return nil, d, reply, nil
+	}
+	if err := c.refused(ctx, a.from, AuditRecord{ID: a.ID, Person: a.Person, Request: a.Hash, Detail: why}); err != nil {
+		return nil, nil, &custody.RecoverReply{Outcome: custody.Failed, Why: c.failed(err).why}, nil
+	}
+	return nil, d, reply, nil
+}
+
 // give puts the row, sealed to the key inside the request, the signed release
-// and, when asked for, the payload into the reply.
-func (c *custodian) give(reply *custody.RecoverReply, e *stored, r *consent, payload bool) error {
+// and, when asked for, the payload into the reply. The audit log has it before.
+func (c *custodian) give(ctx context.Context, from key.NodeID, reply *custody.RecoverReply, e *stored, r *share.SignedRequest, payload bool) error {
 	row, err := c.loadRow(e)
 	if err != nil {
 		return err
@@ -193,7 +230,17 @@ func (c *custodian) give(reply *custody.RecoverReply, e *stored, r *consent, pay
 			return err
 		}
 	}
-	release := share.Release{Request: r.Hash, Manifest: e.Hash, Epoch: e.epoch, X: e.x}
-	reply.Release = share.SignRelease(c.cfg.Node, c.cfg.ID, release).Encode()
-	return nil
+	reply.Release, err = c.signRelease(ctx, from, e, r)
+	return err
+}
+
+// signRelease is this holder's word that the row went to the request. Nothing
+// of the row may leave before it, since the audit log must have it first.
+func (c *custodian) signRelease(ctx context.Context, from key.NodeID, e *stored, r *share.SignedRequest) ([]byte, error) {
+	at, err := c.audit(ctx, AuditRecord{Kind: "release", ID: e.ID, Person: r.Person, Node: from, Request: r.Hash, Detail: fmt.Sprintf("generation %d", e.Gen)})
+	if err != nil {
+		return nil, err
+	}
+	release := share.Release{Request: r.Hash, Manifest: e.Hash, Epoch: e.epoch, X: e.x, Audit: at}
+	return share.SignRelease(c.cfg.Node, c.cfg.ID, release).Encode(), nil
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"keymesh/crypto/key"
 	"keymesh/crypto/share"
@@ -103,6 +104,7 @@ type holderFacts struct {
 	net  key.NetworkID
 	self key.NodeID
 	now  uint64 // unix seconds
+	ran  uint64 // running time of this node, seconds
 	// operator is whose quota new things are charged to.
 	operator string
 	revoked  func(key.NodeID) bool
@@ -287,25 +289,65 @@ type consent struct {
 	*share.SignedRequest
 	// approvers are the parties whose valid approvals over this request are
 	// here. Only approvals of parties are verified, so that a stranger's cost
-	// nothing.
+	// nothing. Not asked when held is set.
 	approvers func(party func(key.PersonPublic) bool) []key.PersonPublic
+	// held is the request as it is kept here, with all words on it and the
+	// delays that run; nil: it is not kept. facts are those that it is judged by.
+	held  *requestState
+	facts holderFacts
 }
 
 // satisfies says whether the consent satisfies the policy of v, and what is
-// missing. A request that its signer's word alone carries may live 15 minutes
-// only (protocol.md section 7).
+// missing.
 func (c *consent) satisfies(v *version) (bool, []string) {
-	if v.policy == nil {
-		return false, []string{"a policy that this holder can read"}
-	}
-	alone := policy.Evidence{Owner: v.Owner, Signers: []key.PersonPublic{c.Person}}
-	if v.policy.Evaluate(alone).OK {
-		if c.Expires-c.Created > share.RequestLifeOwner {
-			return false, []string{"a request that lives 15 minutes at most"}
-		}
-		return true, nil
-	}
-	signers := append([]key.PersonPublic{c.Person}, c.approvers(v.isParty)...)
-	verdict := v.policy.Evaluate(policy.Evidence{Owner: v.Owner, Signers: signers})
+	verdict := c.verdict(v)
 	return verdict.OK, verdict.Missing
+}
+
+// alone reports whether the word of the one who asks is enough for v.
+func (c *consent) alone(v *version) bool {
+	return v.policy != nil && v.policy.Evaluate(policy.Evidence{Owner: v.Owner, Signers: []key.PersonPublic{c.Person}}).OK
+}
+
+// verdict is what the policy of v says of the request and the words on it.
+// Lives are those of protocol.md section 7: 15 minutes for what its signer's
+// word alone carries, 72 hours with approvals, with a delay clause that delay
+// and 30 days.
+func (c *consent) verdict(v *version) policy.Verdict {
+	missing := func(what string) policy.Verdict { return policy.Verdict{Missing: []string{what}} }
+	life := c.Expires - c.Created
+	switch {
+	case v.policy == nil:
+		return missing("a policy that this holder can read")
+	case c.held != nil && (c.held.closed != custody.Open || c.held.damaged):
+		return missing("another request: this one has ended")
+	case c.alone(v) && life > share.RequestLifeOwner:
+		return missing("a request that lives 15 minutes at most")
+	case c.alone(v):
+		return policy.Verdict{OK: true, Have: 1, Need: 1}
+	case life > v.longest():
+		return missing(fmt.Sprintf("a request that lives %d hours at most", v.longest()/3600))
+	}
+	e := policy.Evidence{Owner: v.Owner}
+	if c.held != nil {
+		e.Signers = c.held.signers(c.facts, v.isParty)
+		e.Operator, e.Waited = c.held.confirmed, c.held.waited(v, c.facts.ran)
+	} else {
+		e.Signers = append([]key.PersonPublic{c.Person}, c.approvers(v.isParty)...)
+	}
+	return v.policy.Evaluate(e)
+}
+
+// longest is how long a request may live under the version's policy when it
+// needs more than one word, in seconds.
+func (v *version) longest() uint64 {
+	if wait := v.policy.LongestWait(); wait > 0 {
+		return wait + share.RequestLifeDelay
+	}
+	return share.RequestLife
+}
+
+// policyWhy says in words that clauses are missing.
+func policyWhy(missing []string) string {
+	return "the policy is not satisfied: missing " + strings.Join(missing, ", ")
 }

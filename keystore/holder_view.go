@@ -2,7 +2,6 @@ package keystore
 
 import (
 	"slices"
-	"strings"
 
 	"keymesh/crypto/key"
 	"keymesh/crypto/share"
@@ -112,7 +111,7 @@ func (s *secretState) release(f holderFacts, c *consent) (*stored, uint8, string
 	}
 	for _, v := range []*version{s.current().version, e.version} {
 		if ok, missing := c.satisfies(v); !ok {
-			return nil, custody.Denied, "the policy is not satisfied: missing " + strings.Join(missing, ", ")
+			return nil, custody.Denied, policyWhy(missing)
 		}
 	}
 	return e, custody.OK, ""

@@ -298,8 +298,6 @@ func (g *reading) why() error {
 		answered += btoi(r.state != "unreachable" && !r.busy && r.asked > 0)
 	}
 	switch {
-	case expired(&g.use.Manifest):
-		return ErrNotFound
 	case lied > 0 && rows+lied >= int(g.use.K):
 		return &IntegrityError{Need: int(g.use.K), Have: rows, Bad: g.badRows()}
 	case denied > g.use.N()-int(g.use.K) || denied > 0 && denied == answered:
@@ -374,27 +372,23 @@ func (s *Store) askRow(ctx context.Context, id key.NodeID, use *share.SignedMani
 }
 
 // ownRow asks this node's own seat: the same decision by the same policy, but a
-// row that does not leave the process needs no box and no signature.
+// row that does not leave the process needs no box.
 func (s *Store) ownRow(ctx context.Context, use *share.SignedManifest, req *share.SignedRequest, payload bool) *rowReply {
 	failed := func(err error) *rowReply { return &rowReply{outcome: custody.Failed, why: reason(err)} }
 	if err := s.cust.load(ctx); err != nil {
 		return failed(err)
 	}
-	st, err := s.cust.visible(ctx, req.ID, req.Person)
+	e, d, reply, err := s.cust.decide(ctx, arrival{SignedRequest: req, from: s.self, bytes: req.Object.Encode()}, use.Hash)
 	if err != nil {
 		return failed(err)
 	}
-	if st == nil {
-		return &rowReply{outcome: custody.Denied}
+	out := &rowReply{outcome: reply.Outcome, why: reply.Why, seconds: reply.Seconds}
+	if d != nil {
+		if cur := d.state.current(); cur == nil || cur.Hash != use.Hash {
+			out.state = &reply.State
+		}
 	}
-	alone := func(func(key.PersonPublic) bool) []key.PersonPublic { return nil } // no approvals
-	e, outcome, why := st.release(s.cust.facts(s.self), &consent{SignedRequest: req, approvers: alone})
-	out := &rowReply{outcome: outcome, why: why}
-	if cur := st.current(); cur == nil || cur.Hash != use.Hash {
-		b := st.brief(st.rowState())
-		out.state = &b
-	}
-	if outcome != custody.OK {
+	if e == nil {
 		return out
 	}
 	if out.of = e.Hash; e.Hash != use.Hash {
@@ -406,10 +400,14 @@ func (s *Store) ownRow(ctx context.Context, use *share.SignedManifest, req *shar
 			err = errRow
 		}
 	}
+	if err == nil {
+		_, err = s.cust.signRelease(ctx, s.self, e, req)
+	}
 	if err != nil {
 		clear(row)
 		return failed(err)
 	}
+	s.cust.given(ctx, d.held)
 	out.row = row
 	return out
 }

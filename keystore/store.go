@@ -19,6 +19,8 @@ type Config struct {
 	ID      key.NetworkID
 	Node    key.NodePrivate
 	Limits  Limits
+	// Audit may be nil: there is no audit log, and positions in it are 0.
+	Audit Auditor
 	// Log may be nil: nothing is logged. Secrets, names and rows never are.
 	Log *slog.Logger
 }
