@@ -298,6 +298,8 @@ func (g *reading) why() error {
 		answered += btoi(r.state != "unreachable" && !r.busy && r.asked > 0)
 	}
 	switch {
+	case expired(&g.use.Manifest):
+		return ErrNotFound
 	case lied > 0 && rows+lied >= int(g.use.K):
 		return &IntegrityError{Need: int(g.use.K), Have: rows, Bad: g.badRows()}
 	case denied > g.use.N()-int(g.use.K) || denied > 0 && denied == answered:
