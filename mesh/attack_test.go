@@ -379,3 +379,24 @@ func TestStrangeAddresses(t *testing.T) {
 		}
 	})
 }
+
+// TestWhereAPeerComesFromIsNoStrangersDoor: its host is known by its
+// connection, other addresses of its record are not.
+func TestWhereAPeerComesFromIsNoStrangersDoor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, v, net, evil := victim(t)
+		v.start()
+		defer v.stop()
+		cfg := a.newPeer(t, net, "evil").cfg
+		cfg.Advertise = []string{"wss://evil:7", "bystander:80", "ws://evil.example:9"}
+		x := intrude(t, evil, "v:1", cfg)
+		defer x.close()
+		time.Sleep(time.Second)
+		v.node.mu.Lock()
+		defer v.node.mu.Unlock()
+		c := v.node.peers[cfg.Key.ID()]
+		if len(c.proven) != 1 || !c.proven["wss://evil:7"] {
+			t.Errorf("%v", c.proven)
+		}
+	})
+}

@@ -82,6 +82,9 @@ func (n *Node) met(l *link, theirs *hello, rec *roster.Record, now time.Time) {
 		n.peers[l.peer] = c
 	}
 	c.sealing = theirs.Sealing
+	if l.inbound {
+		n.cameFrom(c, l.addr)
+	}
 	l.records.burst = max(recordBurst, float64(n.roster.Len()))
 	l.records.tokens = l.records.burst
 }

@@ -73,7 +73,7 @@ func onLoopback(l net.Listener, advertise []string) bool {
 		}
 	}
 	for _, s := range advertise {
-		host, _, err := net.SplitHostPort(strings.TrimPrefix(strings.TrimPrefix(s, "ws://"), "wss://"))
+		host, _, err := net.SplitHostPort(bare(s))
 		if err != nil {
 			continue
 		}
@@ -82,6 +82,11 @@ func onLoopback(l net.Listener, advertise []string) bool {
 		}
 	}
 	return false
+}
+
+// bare is an address without its scheme.
+func bare(addr string) string {
+	return strings.TrimPrefix(strings.TrimPrefix(addr, "ws://"), "wss://")
 }
 
 // hostOf is what half-open connections are counted by: the IPv4 address, the

@@ -449,11 +449,11 @@ func TestListenerDies(t *testing.T) {
 
 func TestLargeMesh(t *testing.T) {
 	if testing.Short() {
-		t.Skip("80 nodes")
+		t.Skip("70 nodes")
 	}
 	synctest.Test(t, func(t *testing.T) {
 		a, net := newAuthority(t), memnet.New()
-		peers := a.cluster(t, net, 80)
+		peers := a.cluster(t, net, 70)
 		defer stopAll(peers)
 		for i := 0; ; i++ {
 			time.Sleep(time.Second)
@@ -471,7 +471,7 @@ func TestLargeMesh(t *testing.T) {
 				t.Fatalf("only %d nodes know all", known)
 			}
 		}
-		time.Sleep(15 * time.Minute)
+		time.Sleep(11 * time.Minute)
 		for _, p := range peers {
 			if s := p.node.Status(); s.Links < 1+neighbours || s.Links > maxLinks {
 				t.Errorf("%s has %d links", p.name, s.Links)

@@ -160,34 +160,50 @@ func (l *link) handle(h frame.Head, body []byte) {
 		l.leave(h.Size)
 		return
 	}
+	l.answer(ctx, h, reply, err)
+}
+
+// answer queues the answer to a request, waiting while too many answers wait
+// already, and gives back what the request held.
+func (l *link) answer(ctx context.Context, h frame.Head, reply []byte, err error) {
 	o := out{kind: frame.Reply, call: h.Call, verb: h.Verb, body: reply}
 	if err == nil && len(reply) > frame.MaxBody {
 		err = ErrTooLarge
 	}
-	if err != nil {
-		o.kind, o.body = frame.Failed, failed(err).Encode()
+	if err == nil && !l.n.hold(len(reply)) {
+		err = ErrBusy
 	}
-	if err := l.replies.enter(ctx, l.ctx.Done(), len(o.body)); err != nil {
-		l.leave(h.Size)
-		l.close(errFlood) // its answers pile up for as long as a handler may take
-		return
+	held := len(reply)
+	if err != nil {
+		o.kind, o.body, held = frame.Failed, failed(h.Verb, err).Encode(), 0
 	}
 	// The room is given back when the answer leaves the queue: before the far
 	// side can have it and count on the room.
+	done := func() {
+		l.n.unhold(held)
+		l.leave(h.Size)
+	}
+	if err := l.replies.enter(ctx, l.ctx.Done(), len(o.body)); err != nil {
+		done()
+		l.close(errFlood) // its answers pile up for as long as a handler may take
+		return
+	}
 	o.after = func() {
 		l.replies.leave(len(o.body))
-		l.leave(h.Size)
+		done()
 	}
 	if l.send(o) != nil {
 		o.after()
 	}
 }
 
-func failed(err error) frame.Failure {
+// failed says what went wrong. Only the mesh itself says busy or refused: what
+// a handler of the layer above could not get elsewhere is its own failure.
+func failed(verb uint64, err error) frame.Failure {
 	switch {
-	case errors.Is(err, ErrBusy):
+	case err == ErrBusy, verb < FirstVerb && errors.Is(err, ErrBusy):
 		return frame.Failure{Code: frame.CodeBusy, Text: "busy"}
-	case errors.Is(err, ErrRefused):
+	case verb < FirstVerb && errors.Is(err, ErrRefused):
 		return frame.Failure{Code: frame.CodeRefused, Text: err.Error()}
 	}
 	return frame.Failure{Code: frame.CodeHandler, Text: err.Error()}

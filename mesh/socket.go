@@ -231,7 +231,7 @@ func connect(ctx context.Context, addr string, dial dialer, pool *sync.Pool) (s 
 			return raw, nil
 		},
 	}
-	u := url.URL{Scheme: "ws", Path: meshPath, Host: strings.TrimPrefix(strings.TrimPrefix(addr, "ws://"), "wss://")}
+	u := url.URL{Scheme: "ws", Path: meshPath, Host: bare(addr)}
 	if strings.HasPrefix(addr, "wss://") {
 		u.Scheme = "wss"
 		// The outer certificate matters to proxies only; its chain is bigger than
