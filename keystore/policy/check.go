@@ -153,8 +153,8 @@ func (c *clause) checkDelay() string {
 	return ""
 }
 
-// free returns the clause that makes the tree free: the tree itself or, of an
-// any, the way that is.
+// free returns the clause that makes the tree free: the tree itself or, of a
+// gate that wants one clause, the one that is.
 func (c *clause) free() *clause {
 	s := solver{leaf: func(l *clause) cost {
 		if l.kind == kindKey || l.kind == kindCode {
@@ -165,7 +165,7 @@ func (c *clause) free() *clause {
 	if best, ok := s.best(c); !ok || !best.done() {
 		return nil
 	}
-	if c.kind == kindAny {
+	if c.gate() && c.need() == 1 {
 		for _, s := range c.subs {
 			if f := s.free(); f != nil {
 				return f

@@ -103,6 +103,34 @@ func TestVerdict(t *testing.T) {
 	}
 }
 
+// TestNeverSatisfied: trees that Check refuses are satisfied by nothing.
+func TestNeverSatisfied(t *testing.T) {
+	var board []*Policy
+	zero := key.PersonPublic{}
+	signers := []key.PersonPublic{zero, person(t, 1)}
+	for i := range 15 {
+		signers = append(signers, person(t, byte(20+i)))
+		board = append(board, Key(person(t, byte(20+i))))
+	}
+	for name, p := range map[string]*Policy{
+		"a code of nobody": Code(zero),
+		"an empty any":     Any(),
+		"an empty all":     All(),
+		"0 of 1":           KOf(0, Owner()),
+		"2 of 1":           KOf(2, Owner()),
+		"too tangled":      All(KOf(7, board...), KOf(3, board...)),
+		"tangled for good": All(KOf(8, board...), KOf(8, board...)),
+	} {
+		v := p.Evaluate(Evidence{Owner: person(t, 1), Signers: signers, Operator: true})
+		if v.OK || len(v.Missing) == 0 || v.Wait != 0 {
+			t.Errorf("%s: %+v", name, v)
+		}
+	}
+	if Owner().Evaluate(Evidence{Signers: signers[:1]}).OK {
+		t.Error("nobody's signature for nobody's secret: satisfied")
+	}
+}
+
 func TestParties(t *testing.T) {
 	c := cast(t)
 	p := Any(Owner(), All(Code(c["kit"]), Delay(60, OwnerKey(), c["bob"])), All(Key(c["ann"]), Operator(), Delay(5, c["bob"], c["carl"])), Key(c["owner"]))
@@ -170,6 +198,7 @@ func TestRefusedClause(t *testing.T) {
 		"any[63]: more than 64 nodes":                                                           Any(slices.Repeat([]*Policy{ann}, 64)...),
 		"any[1] (3 of (recovery code, owner)): 3 of 2 clauses":                                  Any(Owner(), KOf(3, Code(c["kit"]), Owner())),
 		"refused policy: it is too tangled":                                                     All(KOf(7, board()...), KOf(3, board()...)),
+		"all[1] (a delay of 9 s (veto: ":                                                        All(ann, Delay(9, signersOf(board()[:9])...)),
 		"all[1] (recovery code): ":                                                              All(ann, Code(key.PersonPublic{})),
 		"refused policy: it can never be satisfied":                                             All(ann, Any(ann)),
 	} {
@@ -215,4 +244,11 @@ func TestExplain(t *testing.T) {
 	if x := Key(c["ann"]).Explain(c["owner"], c.keys("owner"), c.name); x.OK || len(x.Ways) != 1 || x.Ways[0].Words != "ann" || len(x.Idle) != 1 {
 		t.Errorf("%+v", x)
 	}
+}
+
+func signersOf(clauses []*Policy) (out []key.PersonPublic) {
+	for _, c := range clauses {
+		out = append(out, c.Persons()...)
+	}
+	return out
 }

@@ -111,6 +111,7 @@ func TestRefusedFile(t *testing.T) {
 		"ways = [\"owner\\":              "line 1: after a backslash",
 		"ways = [\"ow\x00ner\"]":         "line 1: a control character, U+0000",
 		"ways = [\"ow\xffner\"]":         "line 1: bytes that are no UTF-8",
+		"ways = [\"a\x7f\"]":             "line 1: a control character, U+007F",
 		"# \x07\nways = [\"owner\"]":     "line 1: a control character",
 		"# a\rways = [\"owner\"]":        "line 1: a control character",
 		"ways = [\n\"owner\",\n\"bbo\"]": `line 3: who is "bbo": no contact`,
@@ -249,6 +250,34 @@ func TestFormatTOML(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestExactText: trees that differ by a level only are written differently, and
+// so are persons who are called like a word of the text.
+func TestExactText(t *testing.T) {
+	c := cast(t)
+	c["any"], c["7"], c["person-x"] = c["carl"], person(t, 21), person(t, 22)
+	delete(c, "carl")
+	a, b := Key(c["any"]), Key(c["7"])
+	for want, p := range map[string]*Policy{
+		"any (any ('any', '7', 'person-x'))":        Any(Any(a, b, Key(c["person-x"]))),
+		"all (all ('any', '7'), delay 1h)":          All(All(a, b), Delay(3600)),
+		"all ('any', '7') after 1h30m":              All(a, b, Delay(5400)),
+		"all (all ('any'), '7') after 1d1s":         All(All(a), b, Delay(86401)),
+		"all ('any' after 1m, '7')":                 All(All(a, Delay(60)), b),
+		"all ('any', delay 9s) after 1s":            All(a, Delay(9), Delay(1)),
+		"all (delay 9s, 'any')":                     All(Delay(9), a),
+		"any ('any', '7') after 1h veto 'any'":      All(Any(a, b), Delay(3600, c["any"])),
+		"code '7' after 1h veto (owner, 'any')":     All(Code(c["7"]), Delay(3600, c["any"], OwnerKey())),
+		"2 of (code, operator after 1h) after 365d": All(KOf(2, Code(c["kit"]), All(Operator(), Delay(3600))), Delay(MaxDelay)),
+	} {
+		if got := string(p.FormatTOML(c.names)); got != "ways = [\n  \""+want+"\",\n]\n" {
+			t.Errorf("%s\n%s", want, got)
+		}
+		if q, err := ParseTOML(p.FormatTOML(c.names), c.lookup); err != nil || !bytes.Equal(q.Encode(), p.Encode()) {
+			t.Errorf("%s reads as another policy: %v", want, err)
+		}
+	}
 }
 
 // FuzzParseTOML: what is accepted is a policy that makes sense, is TOML with
