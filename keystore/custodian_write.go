@@ -26,11 +26,18 @@ func (c *custodian) prepare(ctx context.Context, from key.NodeID, q *custody.Pre
 	if f.operator == "" {
 		return &custody.PrepareReply{Outcome: custody.Refused, Why: "the sending node is not in the roster"}, nil
 	}
+	progress, err := c.askPrepare(ctx, from, p, q)
+	if err != nil {
+		return &custody.PrepareReply{Outcome: custody.Failed, Why: c.failed(err).why}, ctx.Err()
+	}
 	r, there, receipt, err := c.step(ctx, p.m.ID, f, func(s *secretState, f holderFacts) stepResult { return s.prepare(f, p) })
 	if err != nil {
 		return nil, err
 	}
 	reply := &custody.PrepareReply{Outcome: r.outcome, Receipt: receipt, Why: bounded(r.why), NeedPrev: r.needPrev}
+	if r.outcome == custody.Refused {
+		reply.Progress = progress
+	}
 	if there != nil {
 		reply.There = *there
 	}
@@ -41,6 +48,19 @@ func (c *custodian) prepare(ctx context.Context, from key.NodeID, q *custody.Pre
 		c.passing.addTombs(r.next)
 	}
 	return reply, nil
+}
+
+// askPrepare takes in the consent to this very change of policy, if one came.
+func (c *custodian) askPrepare(ctx context.Context, from key.NodeID, p prepareMsg, q *custody.Prepare) (*custody.Progress, error) {
+	con := p.consent
+	if con == nil || con.Verb != share.VerbPolicy || con.ID != p.m.ID || string(con.Payload) != string(p.m.Hash[:]) {
+		return nil, nil
+	}
+	d, err := c.ask(ctx, from, con, q.Request, q.Approvals)
+	if d == nil {
+		return nil, err
+	}
+	return d.progress, err
 }
 
 // openPrepare verifies what a PREPARE brings, each signature once.
@@ -114,24 +134,25 @@ func (c *custodian) openTomb(b []byte) (*tomb, error) {
 	return t, nil
 }
 
-// openConsent verifies a request. The approvals are verified when a policy asks
-// for them, and only those of its parties.
+// openConsent verifies a request that may authorise a write. What is on it is
+// taken in by [custodian.ask].
 func (c *custodian) openConsent(request []byte, approvals [][]byte) (*consent, error) {
-	now := uint64(time.Now().Unix())
-	r, err := share.OpenRequest(c.cfg.ID, request, now)
+	r, held, err := c.openRequest(request)
 	if err != nil {
 		return nil, err
 	}
-	if len(approvals) > maxApprovals {
+	if len(approvals) > custody.MaxApprovals {
 		return nil, fmt.Errorf("%w: %d approvals", share.ErrRequest, len(approvals))
 	}
-	return &consent{SignedRequest: r, approvers: func(party func(key.PersonPublic) bool) []key.PersonPublic {
+	now := unix()
+	return &consent{SignedRequest: r, held: held, approvers: func(party func(key.PersonPublic) bool) []key.PersonPublic {
 		return c.approvers(r.Hash, approvals, now, party)
 	}}, nil
 }
 
-// approvers are the parties that approved the request. Approvals of something
-// else are passed over; who also vetoed has not approved.
+// approvers are the parties that approved the request, where it is not kept:
+// the policy may have come along. Approvals of something else are passed over;
+// who also vetoed has not approved.
 func (c *custodian) approvers(request key.Hash, approvals [][]byte, now uint64, party func(key.PersonPublic) bool) []key.PersonPublic {
 	verdicts := map[key.PersonPublic]uint8{}
 	for _, b := range approvals {
@@ -154,8 +175,27 @@ func (c *custodian) approvers(request key.Hash, approvals [][]byte, now uint64, 
 	return out
 }
 
-// maxApprovals is one for each node that a policy can have.
-const maxApprovals = 64
+// ask takes in the request that came with a write, when it is for that write
+// and of a party, so that words on it are counted and delays run. The decision
+// is nil when there is nothing to take in; the consent is then judged as it is.
+func (c *custodian) ask(ctx context.Context, from key.NodeID, con *consent, request []byte, approvals [][]byte) (*decision, error) {
+	s, err := c.visible(ctx, con.ID, con.Person)
+	if err != nil {
+		return nil, err
+	}
+	if s == nil {
+		return nil, nil // the step refuses, or the policy came along
+	}
+	d, err := c.keep(ctx, arrival{SignedRequest: con.SignedRequest, from: from, bytes: request, approvals: approvals})
+	if err != nil {
+		return nil, err
+	}
+	con.held, con.facts = d.held, d.facts
+	if d.outcome == custody.Denied || d.outcome == custody.Refused {
+		return d, c.refused(ctx, from, AuditRecord{ID: con.ID, Person: con.Person, Request: con.Hash, Detail: d.why})
+	}
+	return d, nil
+}
 
 // commit serves COMMIT.
 func (c *custodian) commit(ctx context.Context, from key.NodeID, q *custody.Commit) (key.Body, error) {
@@ -185,14 +225,40 @@ func (c *custodian) delete(ctx context.Context, from key.NodeID, q *custody.Dele
 	if err != nil {
 		return &custody.DeleteReply{Outcome: custody.Refused, Why: bounded(err.Error())}, nil
 	}
+	progress, outcome, err := c.askDelete(ctx, from, d, q)
+	if err != nil {
+		return &custody.DeleteReply{Outcome: custody.Failed, Why: c.failed(err).why}, ctx.Err()
+	}
 	r, _, receipt, err := c.step(ctx, d.tomb.ID, c.facts(from), func(s *secretState, f holderFacts) stepResult { return s.delete(f, d) })
 	if err != nil {
 		return nil, err
+	}
+	if r.outcome == custody.Refused && progress != nil && outcome != custody.OK {
+		return &custody.DeleteReply{Outcome: outcome, Why: bounded(r.why), Progress: progress}, nil
 	}
 	if r.next != nil {
 		c.passing.addTombs(r.next)
 	}
 	return &custody.DeleteReply{Outcome: r.outcome, Receipt: receipt, Why: bounded(r.why)}, nil
+}
+
+// askDelete takes in the request for this very tombstone, if one came.
+func (c *custodian) askDelete(ctx context.Context, from key.NodeID, m deleteMsg, q *custody.Delete) (*custody.Progress, uint8, error) {
+	con := m.consent
+	if con == nil || con.Verb != share.VerbDelete || con.ID != m.tomb.ID || string(con.Payload) != string(m.tomb.body) {
+		return nil, 0, nil
+	}
+	d, err := c.ask(ctx, from, con, q.Request, q.Approvals)
+	if d == nil || err != nil {
+		return nil, 0, err
+	}
+	if d.held != nil { // others are shown all words that authorise it
+		m.tomb.approvals = nil
+		for _, w := range d.held.words {
+			m.tomb.approvals = append(m.tomb.approvals, w.bytes)
+		}
+	}
+	return d.progress, d.outcome, nil
 }
 
 // openDelete verifies a tombstone that the owner signed, or a request that may
