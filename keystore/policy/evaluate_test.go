@@ -131,6 +131,27 @@ func TestNeverSatisfied(t *testing.T) {
 	}
 }
 
+// TestDearDelays: each delay is one more question to the tree, so fewer persons
+// may stand in several of its clauses.
+func TestDearDelays(t *testing.T) {
+	var nine, delays []*Policy
+	for i := range 9 {
+		nine = append(nine, Key(person(t, byte(20+i))))
+		delays = append(delays, Delay(uint64(i+1)))
+	}
+	twice := All(KOf(4, nine...), KOf(3, nine...))
+	one := All(Owner(), delays[0])
+	many := All(append(delays, Owner())...)
+	for _, p := range []*Policy{twice, one, many, Any(twice, one)} {
+		if err := p.Check(); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := Any(twice, many).Check(); err == nil || !strings.Contains(err.Error(), "too tangled") {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestParties(t *testing.T) {
 	c := cast(t)
 	p := Any(Owner(), All(Code(c["kit"]), Delay(60, OwnerKey(), c["bob"])), All(Key(c["ann"]), Operator(), Delay(5, c["bob"], c["carl"])), Key(c["owner"]))
