@@ -75,7 +75,7 @@ func (l *load) run(ctx context.Context, op string, workers int) (benchRun, error
 	samples := make([]sample, workers)
 	var wg sync.WaitGroup
 	for w := range workers {
-		wg.Go(func() { samples[w] = l.client(ctx, op, l.nodes[w%len(l.nodes)], &next, total, begin) })
+		wg.Go(func() { samples[w] = l.client(ctx, op, &next, total, begin) })
 	}
 	wg.Wait()
 	if op == "put" {
@@ -90,7 +90,7 @@ func (l *load) run(ctx context.Context, op string, workers int) (benchRun, error
 // client works until the count is reached or time is up; what it has begun by
 // then it ends, since a write that is cut off would be in doubt. Recoveries by
 // time go round and round over what was stored.
-func (l *load) client(ctx context.Context, op string, node *client.Client, next *atomic.Int64, total int, start time.Time) sample {
+func (l *load) client(ctx context.Context, op string, next *atomic.Int64, total int, start time.Time) sample {
 	var s sample
 	for ctx.Err() == nil && (l.flags.span == 0 || time.Since(start) < l.flags.span) {
 		i := int(next.Add(1)) - 1
@@ -101,7 +101,7 @@ func (l *load) client(ctx context.Context, op string, node *client.Client, next 
 			i %= total
 		}
 		begin := time.Now()
-		err := l.once(ctx, op, node, l.name(i))
+		err := l.once(ctx, op, i)
 		switch {
 		case err == nil:
 			s.times = append(s.times, time.Since(begin))
@@ -117,10 +117,15 @@ func (l *load) client(ctx context.Context, op string, node *client.Client, next 
 	return s
 }
 
-// once does one operation.
-func (l *load) once(ctx context.Context, op string, node *client.Client, name string) error {
+// node is the one that name i belongs to: another node may act for another
+// person, who does not have it.
+func (l *load) node(i int) *client.Client { return l.nodes[i%len(l.nodes)] }
+
+// once does one operation on name i.
+func (l *load) once(ctx context.Context, op string, i int) error {
 	ctx, cancel := context.WithTimeout(ctx, l.timeout)
 	defer cancel()
+	node, name := l.node(i), l.name(i)
 	value := l.value(name)
 	if op == "put" {
 		_, err := node.Put(ctx, name, apitype.PutRequest{Value: value}, client.PutConditions{})
@@ -168,10 +173,10 @@ func (l *load) cleanUp(ctx context.Context) (left, pending int) {
 	defer cancel()
 	var next, failed, late atomic.Int64
 	var wg sync.WaitGroup
-	for w := range cleanUpWorkers {
+	for range cleanUpWorkers {
 		wg.Go(func() {
 			for i := int(next.Add(1)) - 1; i < l.stored; i = int(next.Add(1)) - 1 {
-				switch err := l.remove(ctx, l.nodes[w%len(l.nodes)], l.name(i)); {
+				switch err := l.remove(ctx, l.node(i), l.name(i)); {
 				case errors.Is(err, &apitype.Problem{Type: apitype.InDoubt}):
 					late.Add(1)
 				case err != nil && !errors.Is(err, &apitype.Problem{Type: apitype.NotFound}):
