@@ -68,6 +68,7 @@ func TestVerdict(t *testing.T) {
 		{name: "a second too early", p: team(c), signers: "bob carl", waited: map[int]uint64{7: 3599}, have: 2, need: 2, wait: 1, timers: []int{7}, missing: "owner or a delay of 1 h (veto: owner)"},
 		{name: "another clause's time", p: team(c), signers: "bob carl", waited: map[int]uint64{6: 9999, 0: 9999, 8: 9999}, have: 2, need: 2, wait: 3600, timers: []int{7}, missing: "owner or a delay of 1 h (veto: owner)"},
 		{name: "two and the time", p: team(c), signers: "bob carl", waited: map[int]uint64{7: 3600}, ok: true, have: 2, need: 2, timers: []int{7}},
+		{name: "the owner need not wait with them", p: team(c), signers: "owner bob carl", ok: true, have: 1, need: 1, timers: []int{7}},
 		{name: "default, recovery key", p: Default(c["kit"]), signers: "kit", have: 1, need: 1, wait: 86400, timers: []int{4}, missing: "owner or a delay of 24 h (veto: owner)"},
 		{name: "default, recovery key and time", p: Default(c["kit"]), signers: "kit", waited: map[int]uint64{4: 86400}, ok: true, have: 1, need: 1, timers: []int{4}},
 		{name: "operator", p: All(Owner(), Operator()), signers: "owner", have: 1, need: 2, missing: "the holder's operator"},
