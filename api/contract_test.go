@@ -209,6 +209,9 @@ func TestDocumentHasEveryMember(t *testing.T) {
 		"Version": apitype.Version{}, "Peer": apitype.Peer{}, "Peers": apitype.Peers{}, "InviteRequest": apitype.InviteRequest{},
 		"Invite": apitype.Invite{}, "Person": apitype.Person{}, "Storage": apitype.Storage{}, "Check": apitype.Check{},
 		"Secrets": apitype.Secrets{}, "Status": apitype.Status{}, "State": state{},
+		"KitRequest": apitype.KitRequest{}, "Kit": apitype.Kit{}, "KitNode": apitype.KitNode{}, "PersonInfo": apitype.PersonInfo{},
+		"Persons": apitype.Persons{}, "NewPerson": apitype.NewPerson{}, "PersonExport": apitype.PersonExport{},
+		"PersonFile": apitype.PersonFile{}, "PersonImport": apitype.PersonImport{},
 	}
 	for name, s := range doc.Components.Schemas {
 		v, ok := types[name]

@@ -14,6 +14,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 
@@ -50,6 +51,8 @@ type Mesh interface {
 type Config struct {
 	Secrets Secrets
 	Mesh    Mesh
+	// Identities may be nil: the paths of persons and kits then answer 503.
+	Identities Identities
 	// Persons returns the person of that name; "" is the default one.
 	Persons func(name string) (keystore.Person, bool)
 	Version apitype.Version
@@ -119,5 +122,6 @@ func New(cfg Config) (*Server, error) {
 		s.log = slog.New(slog.DiscardHandler)
 	}
 	s.routes = s.endpoints()
+	maps.Copy(s.routes, s.identityEndpoints())
 	return s, nil
 }

@@ -115,7 +115,7 @@ func (cl *Client) request(ctx context.Context, c call) (*http.Request, error) {
 
 // forPerson reports whether a path acts for a person; others take none.
 func forPerson(path string) bool {
-	return path == apitype.PathStatus || strings.HasPrefix(path, apitype.PathSecrets)
+	return path == apitype.PathStatus || path == apitype.PathKit || strings.HasPrefix(path, apitype.PathSecrets)
 }
 
 func (cl *Client) agent() string {

@@ -44,12 +44,6 @@ var (
 	errPassphrase = errors.New("the passphrase is wrong, or the identity file is damaged")
 )
 
-// Person is a person whose key lives on this node.
-type Person struct {
-	Name string // [a-z0-9-]{1,63}
-	Key  key.PersonPrivate
-}
-
 // Identity is what makes a node and its persons themselves: everything that
 // cannot be fetched again from the network. Not safe for concurrent use.
 type Identity struct {
@@ -59,7 +53,7 @@ type Identity struct {
 	Zone    string // "" or [a-z0-9-]{1,63}
 	Created time.Time
 
-	// Persons has at least one entry; the first is who acts by default.
+	// Persons has one to maxPersons entries; the first is who acts by default.
 	Persons []Person
 	// Recovery is zero once its seed was printed and erased; RecoveryPublic
 	// stays.
@@ -68,6 +62,8 @@ type Identity struct {
 	// Authority is set in the network's first node only, until its seed is
 	// printed and erased.
 	Authority key.AuthorityPrivate
+	// Estate is what a kit is bringing back on this machine; nil: nothing.
+	Estate *Estate
 	// Issuers are the issuer keys that this node admits members with; mostly
 	// none.
 	Issuers []key.AuthorityPrivate
@@ -104,12 +100,8 @@ type identityBody struct {
 	IssuerCert     []byte           `cbor:"13,keyasint,omitempty"`
 	StorageKey     []byte           `cbor:"14,keyasint"`
 	SealingKey     []byte           `cbor:"15,keyasint"`
-}
-
-type personBody struct {
-	_    struct{} `cbor:",toarray"`
-	Name string
-	Seed []byte
+	Recoveries     []recoveryBody   `cbor:"16,keyasint,omitempty"` // of all persons but the first
+	Estate         *estateBody      `cbor:"17,keyasint,omitempty"`
 }
 
 type envelopeBody struct {
@@ -126,6 +118,12 @@ func (b *identityBody) wipe() {
 	}
 	for _, s := range b.Issuers {
 		clear(s)
+	}
+	for _, r := range b.Recoveries {
+		clear(r.Seed)
+	}
+	if b.Estate != nil {
+		b.Estate.wipe()
 	}
 	for _, s := range [][]byte{b.Node, b.Recovery, b.Authority, b.StorageKey, b.SealingKey} {
 		clear(s)
@@ -152,16 +150,6 @@ func newIdentity(name, person, zone string, now time.Time) (*Identity, error) {
 	return id, id.check()
 }
 
-// Person returns the person with this name, or the first for "".
-func (id *Identity) Person(name string) (Person, bool) {
-	for _, p := range id.Persons {
-		if p.Name == name || name == "" {
-			return p, true
-		}
-	}
-	return Person{}, false
-}
-
 // Format implements fmt.Formatter: no verb prints what an identity holds.
 func (Identity) Format(s fmt.State, _ rune) { fmt.Fprint(s, "[redacted]") }
 
@@ -178,6 +166,10 @@ func (id *Identity) Erase() {
 	id.Authority.Erase()
 	for i := range id.Persons {
 		id.Persons[i].Key.Erase()
+		id.Persons[i].Recovery.Erase()
+	}
+	if id.Estate != nil {
+		id.Estate.Erase()
 	}
 	for i := range id.Issuers {
 		id.Issuers[i].Erase()
@@ -208,18 +200,16 @@ func (id *Identity) check() error {
 			return err
 		}
 	}
-	if id.Node.IsZero() || len(id.Persons) == 0 {
-		return errors.New("an identity has a node key and at least one person")
+	if id.Node.IsZero() {
+		return errors.New("an identity has a node key")
 	}
-	names := map[string]bool{}
-	for _, p := range id.Persons {
-		if err := checkLabel("person name", p.Name); err != nil {
+	if err := checkPersons(id.Persons); err != nil {
+		return err
+	}
+	if id.Estate != nil {
+		if err := id.Estate.check(); err != nil {
 			return err
 		}
-		if p.Key.IsZero() || names[p.Name] {
-			return fmt.Errorf("person %s has no key or is there twice", p.Name)
-		}
-		names[p.Name] = true
 	}
 	if !id.Recovery.IsZero() && id.Recovery.Public() != id.RecoveryPublic {
 		return errors.New("the two halves of the recovery key do not belong together")
@@ -265,6 +255,16 @@ func (id *Identity) body() *identityBody {
 	}
 	for _, p := range id.Persons {
 		b.Persons = append(b.Persons, personBody{Name: p.Name, Seed: p.Key.Seed()})
+	}
+	for _, p := range id.Persons[1:] {
+		r := recoveryBody{Public: p.RecoveryPublic, Seed: []byte{}}
+		if !p.Recovery.IsZero() {
+			r.Seed = p.Recovery.Seed()
+		}
+		b.Recoveries = append(b.Recoveries, r)
+	}
+	if id.Estate != nil {
+		b.Estate = id.Estate.body()
 	}
 	for _, k := range id.Issuers {
 		b.Issuers = append(b.Issuers, k.Seed())
@@ -389,6 +389,14 @@ func (b *identityBody) identity() (id *Identity, err error) {
 			return nil, err
 		}
 		id.Persons = append(id.Persons, Person{Name: p.Name, Key: k})
+	}
+	if err := b.recoveries(id); err != nil {
+		return nil, err
+	}
+	if b.Estate != nil {
+		if id.Estate, err = b.Estate.estate(); err != nil {
+			return nil, err
+		}
 	}
 	for _, s := range b.Issuers {
 		k, err := key.AuthorityFromSeed(s)

@@ -12,11 +12,11 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"syscall"
 	"time"
 
 	"keymesh/api"
-	"keymesh/crypto/key"
 	"keymesh/crypto/seal"
 	"keymesh/keystore"
 	"keymesh/mesh"
@@ -26,7 +26,11 @@ import (
 // A daemon is one running node: its store, its mesh, its keystore and its API,
 // wired together. The cluster tests run the same one.
 type daemon struct {
-	id   *Identity
+	// persons guards what changes in id while the node runs: its persons, their
+	// recovery keys, the authority and the estate.
+	persons sync.RWMutex
+	id      *Identity
+
 	dir  string
 	cfg  Config
 	log  *slog.Logger
@@ -117,20 +121,6 @@ func (d *daemon) close() {
 	if d.db != nil {
 		d.db.Close()
 	}
-}
-
-// person resolves whom an API caller acts as: the name of a person of this
-// node, or that person's key in text form.
-func (d *daemon) person(name string) (keystore.Person, bool) {
-	p, ok := d.id.Person(name)
-	if k, err := key.ParsePerson(name); err == nil {
-		for _, q := range d.id.Persons {
-			if q.Key.Public() == k {
-				p, ok = q, true
-			}
-		}
-	}
-	return keystore.Person{Key: p.Key, Recovery: d.id.RecoveryPublic}, ok
 }
 
 // Run serves until ctx ends, then drains: API first, disk last. ready is

@@ -26,7 +26,7 @@ func (d *daemon) wireAPI() error {
 	}
 	var err error
 	d.api, err = api.New(api.Config{
-		Secrets: d.keys, Mesh: d, Persons: d.person, Log: d.log, Token: token, Hosts: hosts,
+		Secrets: d.keys, Mesh: d, Persons: d.person, Identities: d, Log: d.log, Token: token, Hosts: hosts,
 		Version: versionInfo(),
 	})
 	return err
@@ -66,8 +66,13 @@ func parseRoles(names []string) (roster.Roles, error) {
 }
 
 func peer(m mesh.Member, self bool) apitype.Peer {
+	persons := make([]string, len(m.Persons))
+	for i, p := range m.Persons {
+		persons[i] = p.String()
+	}
 	return apitype.Peer{
-		Node: m.ID.String(), Name: m.Name, Operator: m.Operator, Zone: m.Zone, Roles: roleNames(m.Roles), Capacity: m.Capacity,
+		Persons: persons,
+		Node:    m.ID.String(), Name: m.Name, Operator: m.Operator, Zone: m.Zone, Roles: roleNames(m.Roles), Capacity: m.Capacity,
 		Addrs: m.Addrs, Self: self, Online: m.Online || self, Lapsed: m.Lapsed, Revoked: m.Revoked, Accepting: m.Accepting,
 		Issuer: m.Issuer, RTT: float64(m.RTT) / float64(time.Millisecond), LastSeen: m.LastSeen, Expires: m.CertExpires,
 		Fingerprint: m.ID.Fingerprint(),
