@@ -106,6 +106,7 @@ func (c *custodian) run(ctx context.Context) error {
 	g.Go(func() { c.sweep(ctx) })
 	g.Go(func() { c.tend(ctx) })
 	g.Go(func() { c.tell(ctx) })
+	g.Go(func() { c.showHeads(ctx) })
 	c.passOn(ctx)
 	g.Wait()
 	return nil
@@ -145,6 +146,8 @@ func (c *custodian) answer(ctx context.Context, from key.NodeID, verb uint64, bo
 		return serve(ctx, c, from, body, c.approve)
 	case custody.VerbNotify:
 		return serve(ctx, c, from, body, c.notified)
+	case custody.VerbHead:
+		return serve(ctx, c, from, body, c.head)
 	}
 	return nil, fmt.Errorf("%w %d", errVerb, verb)
 }

@@ -178,3 +178,12 @@ func (c *custodian) confirm(ctx context.Context, hash key.Hash) error {
 	}
 	return c.saveRequest(ctx, s.secretState, next, nil, []AuditRecord{{Kind: "confirm", ID: r.ID, Person: r.Person, Node: c.self, Request: hash}})
 }
+
+// Confirm is the word of this node's operator on a request that this node keeps
+// (policy clause operator). [ErrNotFound]: none such is open here.
+func (s *Store) Confirm(ctx context.Context, request key.Hash) error {
+	if err := s.cust.load(ctx); err != nil {
+		return err
+	}
+	return s.cust.confirm(ctx, request)
+}

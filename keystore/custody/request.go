@@ -102,15 +102,19 @@ type NotifyReply struct {
 	Outcome uint8 `cbor:"1,keyasint"`
 }
 
-// Head gives a peer the signed head of the sender's audit log.
+// Head shows a peer the signed head of the sender's audit log, and the newest
+// one of the peer's that the sender keeps: a log that was cut contradicts it.
 type Head struct {
 	key.Head
-	Signed []byte `cbor:"1,keyasint"` // AuditHead
+	Own   []byte `cbor:"1,keyasint"` // AuditHead
+	Yours []byte `cbor:"2,keyasint"` // AuditHead; empty: none is kept
 }
 
-// HeadReply: OK with the head of the answering node's own log, if it keeps one.
+// HeadReply: OK with the same of the answering node; Refused when it keeps no
+// audit log or a head is no good.
 type HeadReply struct {
 	key.Head
 	Outcome uint8  `cbor:"1,keyasint"`
-	Signed  []byte `cbor:"2,keyasint"`
+	Own     []byte `cbor:"2,keyasint"`
+	Yours   []byte `cbor:"3,keyasint"`
 }
