@@ -422,8 +422,17 @@ func TestAuditDamageIsNotTorn(t *testing.T) {
 			t.Fatal("damage was cut off")
 		}
 	}
-	// More than one write can leave is no torn write either.
+	// A damaged last group with something behind it: a write leaves no more
+	// than itself.
 	d := copyAudit(t, dir)
+	b := append(bytes.Clone(whole), make([]byte, 10)...)
+	b[len(whole)-1] ^= 1
+	overwrite(t, d, auditName, b)
+	if n, err := checkAudit(t, d); !errors.Is(err, ErrDamaged) {
+		t.Error(n, err)
+	}
+	// More than one write can leave is no torn write either.
+	d = copyAudit(t, dir)
 	overwrite(t, d, auditName, append(bytes.Clone(whole), make([]byte, frameHead+maxFrameBox+1)...))
 	if _, err := checkAudit(t, d); !errors.Is(err, ErrDamaged) {
 		t.Error(err)
