@@ -138,14 +138,16 @@ func TestFork(t *testing.T) {
 	})
 }
 
-// The policy does not let the owner read: that is "denied", not "not found".
+// The policy does not let the owner read alone: that waits for whom it lets,
+// and is not "not found".
 func TestDeniedOwner(t *testing.T) {
 	f := newFakeNet(t, 5)
 	p, other := newPerson(), newPerson()
 	pol := policy.Any(policy.Key(other.Key.Public())).Encode()
 	mustPut(t, f.nodes[0].store, p, "a", []byte("v"), PutOptions{Policy: pol})
 	for _, n := range f.nodes {
-		if _, err := n.store.Recover(context.Background(), p, "a", RecoverOptions{}); !errors.Is(err, ErrDenied) {
+		var pend *PendingError
+		if _, err := n.store.Recover(context.Background(), p, "a", RecoverOptions{}); !errors.As(err, &pend) || pend.Have != 0 || pend.Need != 1 {
 			t.Fatalf("%v", explain(err))
 		}
 	}

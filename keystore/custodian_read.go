@@ -144,6 +144,8 @@ func (c *custodian) recover(ctx context.Context, from key.NodeID, q *custody.Rec
 	r, _, err := c.openRequest(q.Request)
 	switch {
 	case err != nil:
+	case r.Verb == share.VerbRehearse && len(r.Ephemeral) == seal.PublicSize:
+		return c.rehearse(ctx, from, q, r)
 	case r.Verb != share.VerbRecover || len(r.Ephemeral) != seal.PublicSize:
 		err = share.ErrRequest
 	case len(q.Approvals) > custody.MaxApprovals:
@@ -200,10 +202,11 @@ func (c *custodian) decide(ctx context.Context, a arrival, known key.Hash) (*sto
 	if cur := d.state.current(); cur == nil || cur.Hash != known {
 		reply.State = d.state.brief(d.state.rowState())
 	}
+	reply.Progress = d.progress // with a release too: its words go into the receipt
 	if outcome == custody.OK {
 		return e, d, reply, nil
 	}
-	if reply.Progress = d.progress; outcome == custody.Wait {
+	if outcome == custody.Wait {
 		reply.Seconds = d.progress.Wait
 		return nil, d, reply, nil
 	}

@@ -253,6 +253,9 @@ func (c *custodian) keep(ctx context.Context, a arrival) (*decision, error) {
 	}
 	d := &decision{state: h.secretState, facts: c.facts(a.from)}
 	judges, why := h.judges(a.SignedRequest)
+	if a.Verb == share.VerbRehearse {
+		why = "a rehearsal is not kept"
+	}
 	if why != "" || !h.isParty(a.Person) {
 		d.outcome, d.why = custody.Refused, why
 		return d, nil

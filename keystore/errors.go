@@ -3,6 +3,7 @@ package keystore
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"keymesh/crypto/key"
 )
@@ -23,7 +24,31 @@ var (
 	ErrStopped = errors.New("the local store has stopped")
 	// ErrTimeout: the deadline passed first.
 	ErrTimeout = errors.New("timed out")
+	// ErrNoRequest: this node knows of no such request of, or for, this person.
+	ErrNoRequest = errors.New("no such request")
+	// ErrVetoed: somebody who may stop the request did. It wraps [ErrDenied].
+	ErrVetoed = fmt.Errorf("%w: vetoed", ErrDenied)
+	// ErrEnded: the request is over: expired, withdrawn or released.
+	ErrEnded = errors.New("the request is over")
 )
+
+// PendingError: approvals or delays are missing, and the request lives on.
+// [Store.Continue] goes on with it.
+type PendingError struct {
+	Request    key.Hash
+	Have, Need int           // signatures and confirmations; a delay is none
+	Missing    []string      // clauses, in words
+	Wait       time.Duration // of the holders' running time, when only a delay is missing
+	Expires    time.Time
+	Words      []string // the six words to compare by phone
+}
+
+func (e *PendingError) Error() string {
+	if e.Wait > 0 {
+		return fmt.Sprintf("the request waits %v more", e.Wait)
+	}
+	return fmt.Sprintf("the request has %d of %d approvals", e.Have, e.Need)
+}
 
 // QuorumError: fewer than Need seats answered as needed. Nothing is in doubt:
 // nothing was stored.

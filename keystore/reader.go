@@ -2,7 +2,6 @@ package keystore
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"slices"
@@ -24,10 +23,11 @@ import (
 // [ErrDenied] when every holder that answered refused; [QuorumError] naming who
 // is missing; [IntegrityError] naming who lied, when that is why k rows are
 // missing, or when what holders show is older than what was seen certified
-// before; [ConflictError] with Fork when two certified manifests of one
-// generation exist; [ErrTimeout].
+// before; [PendingError] when approvals or delays are missing: the request lives
+// on, see [Store.Continue]; [ErrVetoed]; [ConflictError] with Fork when two
+// certified manifests of one generation exist; [ErrTimeout].
 func (s *Store) Recover(ctx context.Context, p Person, name string, o RecoverOptions) (Recovered, error) {
-	h, err := s.secret(p, name)
+	h, err := s.wanted(p, name, o)
 	if err != nil {
 		return Recovered{}, err
 	}
@@ -35,14 +35,29 @@ func (s *Store) Recover(ctx context.Context, p Person, name string, o RecoverOpt
 	if len(o.Reason) > share.MaxPurpose {
 		return Recovered{}, fmt.Errorf("%w: the reason has more than %d bytes", ErrInput, share.MaxPurpose)
 	}
-	ctx, cancel := within(ctx, o.Timeout)
-	defer cancel()
-	g := &reading{s: s, p: p, h: h, o: o, roster: s.roster(), view: s.newView(h.id)}
-	out, err := g.run(ctx)
-	if err != nil && ctx.Err() != nil && !g.stated(err) {
-		err = fmt.Errorf("%w: %w", ErrTimeout, err)
+	out, err := s.recover(ctx, p, h, o, nil)
+	var pend *PendingError
+	if errors.As(err, &pend) && o.Wait > 0 {
+		return s.Continue(ctx, p, pend.Request, o.Wait)
 	}
 	return out, err
+}
+
+// wanted is what the person asks for: a secret of their own by its name, or any
+// by its id.
+func (s *Store) wanted(p Person, name string, o RecoverOptions) (*secret, error) {
+	if o.ID.IsZero() {
+		return s.secret(p, name)
+	}
+	if p.Key.IsZero() {
+		return nil, fmt.Errorf("%w: no person", ErrInput)
+	}
+	if name != "" {
+		if err := CheckName(name); err != nil {
+			return nil, err
+		}
+	}
+	return &secret{owner: p.Key.Public(), name: name, id: o.ID}, nil
 }
 
 // stated reports whether the error already says what the deadline did.
@@ -63,6 +78,9 @@ type reading struct {
 
 	request *share.SignedRequest
 	key     *seal.PrivateKey
+	kept    *ask // when the request is journaled
+	names   []custody.NameBox
+	words   []*heardWord
 	use     *share.SignedManifest
 	seats   map[key.NodeID]*seatRead
 	ct      []byte
@@ -76,6 +94,8 @@ type seatRead struct {
 	asked   int
 	busy    bool
 	row     []byte
+	release []byte // the signed Release that came with it
+	held    *custody.Progress
 	current bool   // says that nothing certified is higher than what is used
 	state   string // of SeatState
 	why     string
@@ -311,22 +331,6 @@ func forkError(a, b *certified) error {
 		Why: "two certified lines of this secret exist; read either by its manifest, and put with force to heal"}
 }
 
-// newRequest makes the request that all seats are asked with. Its ephemeral key
-// lives as long as this call: an owner's request that is answered at once needs
-// no journal (SPEC.md).
-func (g *reading) newRequest() error {
-	k, err := seal.GenerateKey()
-	if err != nil {
-		return err
-	}
-	now := unix()
-	r := share.Request{ID: g.h.id, Gen: g.o.Gen, Manifest: g.o.Manifest, Ephemeral: k.Public(), Verb: share.VerbRecover,
-		Purpose: g.o.Reason, Created: now, Expires: now + share.RequestLifeOwner}
-	rand.Read(r.Nonce[:])
-	g.key, g.request = k, share.SignRequest(g.p.Key, g.s.cfg.ID, r)
-	return nil
-}
-
 // expired reports whether nothing of m is released any more.
 func expired(m *share.Manifest) bool { return m.Expires != 0 && unix() >= m.Expires }
 
@@ -336,9 +340,20 @@ func (s *Store) words(m *share.Manifest, r roster) string {
 	if err != nil {
 		return "not readable by this version"
 	}
-	return pol.Words(func(p key.PersonPublic) string {
+	return pol.Words(s.namer(m, r))
+}
+
+// namer names persons in words: by the names that people here gave them, else
+// by their nodes.
+func (s *Store) namer(m *share.Manifest, r roster) func(key.PersonPublic) string {
+	return func(p key.PersonPublic) string {
 		if p == m.Owner {
 			return "the owner"
+		}
+		if s.cfg.PersonName != nil {
+			if name := s.cfg.PersonName(p); name != "" {
+				return name
+			}
 		}
 		for _, member := range r {
 			if slices.Contains(member.Persons, p) {
@@ -346,7 +361,7 @@ func (s *Store) words(m *share.Manifest, r roster) string {
 			}
 		}
 		return p.String()[:len("person-")+8]
-	})
+	}
 }
 
 // hedge is how long the first seats have before the others are asked.
@@ -364,6 +379,8 @@ type rowReply struct {
 	why     string
 	of      key.Hash // the manifest whose row it is
 	row     []byte
+	release []byte
+	held    *custody.Progress
 	payload []byte
 	lie     string // why the answer is dropped
 }

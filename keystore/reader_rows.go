@@ -20,10 +20,8 @@ import (
 // and n-w+1 words that nothing is higher are here. When something higher shows
 // up it is returned instead.
 func (g *reading) collect(ctx context.Context) (*certified, error) {
-	if g.request == nil {
-		if err := g.newRequest(); err != nil {
-			return nil, err
-		}
+	if err := g.prepare(ctx); err != nil {
+		return nil, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -99,16 +97,13 @@ func (c *collecting) ask(ctx context.Context, id key.NodeID) {
 	r.busy = true
 	c.inflight++
 	use, req, k := g.use, g.request, g.key
+	msg := g.message(payload)
 	patience := callTimeout
 	if !g.roster[id].Online {
 		patience = offlineTimeout
 	}
-	if id == g.s.self {
-		c.answers <- rowAnswer{id, g.s.ownRow(ctx, use, req, payload), nil}
-		return
-	}
 	g.s.spawn(func() {
-		reply, err := g.s.askRow(ctx, id, use, req, k, patience, payload)
+		reply, err := g.s.askRow(ctx, id, use, req, k, patience, msg)
 		c.answers <- rowAnswer{id, reply, err}
 	})
 }
@@ -205,13 +200,14 @@ func (g *reading) take(id key.NodeID, a *rowReply, err error) *certified {
 		}
 		r.current = a.of == g.use.Hash && a.state == nil || a.state != nil && g.view.nothingAbove(id, g.use.Gen)
 	}
+	g.hear(r, a)
 	switch {
 	case a.outcome != custody.OK:
 		r.state, r.why = refusal(a)
 	case a.of != g.use.Hash:
 		r.state, r.why = "stale", "gave the row of another generation"
 	default:
-		r.row, r.state, r.why = a.row, "good", ""
+		r.row, r.release, r.state, r.why = a.row, a.release, "good", ""
 		if a.payload != nil {
 			g.ct, g.ctFrom = a.payload, id
 		}
@@ -223,7 +219,7 @@ func (g *reading) take(id key.NodeID, a *rowReply, err error) *certified {
 func (g *reading) lie(id key.NodeID, why string) {
 	r := g.seats[id]
 	clear(r.row)
-	r.row, r.current, r.state, r.why = nil, false, "bad", why
+	r.row, r.release, r.held, r.current, r.state, r.why = nil, nil, nil, false, "bad", why
 	g.bad[id] = why
 }
 
@@ -261,6 +257,9 @@ func (g *reading) fewer(ctx context.Context) (*certified, error) {
 		g.spread = g.use.Hash
 		g.s.spread(ctx, used)
 		return used, nil
+	}
+	if err := g.waits(ctx); err != nil {
+		return nil, err
 	}
 	if !g.wide && ctx.Err() == nil {
 		states, seats := g.use, g.seats
@@ -345,13 +344,12 @@ func sortBad(bad []BadRow) {
 
 // askRow asks one seat and checks everything about its answer that can be
 // checked alone.
-func (s *Store) askRow(ctx context.Context, id key.NodeID, use *share.SignedManifest, req *share.SignedRequest, k *seal.PrivateKey, patience time.Duration, payload bool) (*rowReply, error) {
-	msg := &custody.Recover{Request: req.Object.Encode(), Known: use.Hash, Payload: payload}
+func (s *Store) askRow(ctx context.Context, id key.NodeID, use *share.SignedManifest, req *share.SignedRequest, k *seal.PrivateKey, patience time.Duration, msg *custody.Recover) (*rowReply, error) {
 	reply := new(custody.RecoverReply)
 	if err := s.callWithin(ctx, patience, id, custody.VerbRecover, key.Marshal(msg), reply); err != nil {
 		return nil, err
 	}
-	out := &rowReply{outcome: reply.Outcome, seconds: reply.Seconds, why: reply.Why}
+	out := &rowReply{outcome: reply.Outcome, seconds: reply.Seconds, why: reply.Why, held: reply.Progress}
 	if len(reply.State.Manifest) > 0 || len(reply.State.Tombstone) > 0 || len(reply.State.Pending) > 0 || reply.State.Floor.Gen > 0 {
 		out.state = &reply.State
 	}
@@ -368,50 +366,9 @@ func (s *Store) askRow(ctx context.Context, id key.NodeID, use *share.SignedMani
 		out.of = release.Manifest // of another generation: what its state shows decides
 	default:
 		out.of = use.Hash
-		out.open(use, release, k, reply, payload)
+		out.open(use, release, k, reply, msg.Payload)
 	}
 	return out, nil
-}
-
-// ownRow asks this node's own seat: the same decision by the same policy, but a
-// row that does not leave the process needs no box.
-func (s *Store) ownRow(ctx context.Context, use *share.SignedManifest, req *share.SignedRequest, payload bool) *rowReply {
-	failed := func(err error) *rowReply { return &rowReply{outcome: custody.Failed, why: reason(err)} }
-	if err := s.cust.load(ctx); err != nil {
-		return failed(err)
-	}
-	e, d, reply, err := s.cust.decide(ctx, arrival{SignedRequest: req, from: s.self, bytes: req.Object.Encode()}, use.Hash)
-	if err != nil {
-		return failed(err)
-	}
-	out := &rowReply{outcome: reply.Outcome, why: reply.Why, seconds: reply.Seconds}
-	if d != nil {
-		if cur := d.state.current(); cur == nil || cur.Hash != use.Hash {
-			out.state = &reply.State
-		}
-	}
-	if e == nil {
-		return out
-	}
-	if out.of = e.Hash; e.Hash != use.Hash {
-		return out
-	}
-	row, err := s.cust.loadRow(e)
-	if err == nil && payload {
-		if out.payload, err = s.cfg.Shelf.Load(payloadPlace(e)); err == nil && sha256.Sum256(out.payload) != use.Payload {
-			err = errRow
-		}
-	}
-	if err == nil {
-		_, err = s.cust.signRelease(ctx, s.self, e, req)
-	}
-	if err != nil {
-		clear(row)
-		return failed(err)
-	}
-	s.cust.given(ctx, d.held)
-	out.row = row
-	return out
 }
 
 // open checks that the row is the one that the owner committed to for this seat.
@@ -440,7 +397,7 @@ func (a *rowReply) open(use *share.SignedManifest, release *share.Release, k *se
 		}
 		a.payload = reply.Payload
 	}
-	a.row = row
+	a.row, a.release = row, reply.Release
 }
 
 // join combines k rows, checks the key and opens the payload.
@@ -462,8 +419,9 @@ func (g *reading) join() (Recovered, error) {
 	if c := g.view.certs[g.use.Hash]; c != nil && g.latest() {
 		g.s.remember(c)
 	}
-	return Recovered{Name: g.h.name, ID: g.h.id, Manifest: g.use.Hash, Gen: g.use.Gen, Value: value, Used: used,
-		Bad: g.badRows(), Policy: g.s.words(&g.use.Manifest, g.roster)}, nil
+	name, _ := g.provenName()
+	return Recovered{Name: name, ID: g.h.id, Manifest: g.use.Hash, Gen: g.use.Gen, Value: value, Used: used,
+		Bad: g.badRows(), Policy: g.s.words(&g.use.Manifest, g.roster), Request: g.request.Hash, Receipt: g.receipt(used)}, nil
 }
 
 func (g *reading) openWith(shares []shamir.Share) ([]byte, error) {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"keymesh/crypto/key"
+	"keymesh/crypto/seal"
 )
 
 // Config is what a [Store] needs. Network, Shelf, ID and Node are required.
@@ -21,6 +22,14 @@ type Config struct {
 	Limits  Limits
 	// Audit may be nil: there is no audit log, and positions in it are 0.
 	Audit Auditor
+	// Persons returns the persons of this node: requests are told here for
+	// their word, and to owners. nil: there are none.
+	Persons func() []key.PersonPublic
+	// SealingKeys returns the keys that names come sealed to, those replaced of
+	// late too. nil: names of others' secrets are not shown here.
+	SealingKeys func() []*seal.PrivateKey
+	// PersonName returns what people here call a person, or "". It may be nil.
+	PersonName func(key.PersonPublic) string
 	// Log may be nil: nothing is logged. Secrets, names and rows never are.
 	Log *slog.Logger
 }
@@ -75,6 +84,7 @@ type Store struct {
 	pace    *pace
 	finish  *finisher
 	counts  *summaries
+	asks    *book
 	reads   atomic.Int64 // recoveries that ask seats at the moment
 }
 
@@ -99,6 +109,8 @@ func New(cfg Config) (*Store, error) {
 	}
 	s.life, s.end = context.WithCancel(context.Background())
 	s.finish = newFinisher(s)
+	s.asks = newBook(s)
+	s.cust.inbox = s.notified
 	return s, nil
 }
 
@@ -121,6 +133,7 @@ func (s *Store) Run(ctx context.Context) error {
 	defer background.Wait()
 	defer cancel()
 	background.Go(func() { s.finish.run(ctx) })
+	background.Go(func() { s.asks.run(ctx) })
 	if err := s.cust.run(ctx); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("custodian: %w", err)
 	}

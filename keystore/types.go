@@ -28,6 +28,10 @@ type Member struct {
 	Capacity                           uint64 // weight; 0 counts as 1
 	Online, Lapsed, Revoked, Accepting bool
 	Persons                            []key.PersonPublic
+	// SealingKey is the node's HPKE public key; nil: not known.
+	SealingKey []byte
+	// LastSeen is when anything last came from the node; zero: not in this run.
+	LastSeen time.Time
 }
 
 // Shelf is what the keystore needs of storage.
@@ -52,7 +56,8 @@ type Shelf interface {
 
 // Person is a person on whose behalf the node acts.
 type Person struct {
-	Key key.PersonPrivate
+	Name string // as this node calls them
+	Key  key.PersonPrivate
 	// Recovery is the public recovery key of the default policy.
 	Recovery key.PersonPublic
 }
@@ -106,6 +111,16 @@ type RecoverOptions struct {
 	Manifest key.Hash // zero: any; after a fork one of the two
 	Reason   string
 	Timeout  time.Duration
+	// Wait is how long to wait for approvals and delays before [PendingError];
+	// 0: not at all.
+	Wait time.Duration
+	// ID, when not zero, names the secret instead of (person, name): how an
+	// approver or a recovery key asks for what another person owns.
+	ID key.Hash
+	// Tag, with ID and a name: the tag that belongs to the name. It goes sealed
+	// to the approvers' nodes, who prove the name with it. Not needed by the
+	// owner.
+	Tag key.Hash
 }
 
 // Recovered is a recovered secret. The caller zeroes Value after use.
@@ -118,6 +133,9 @@ type Recovered struct {
 	Used     []key.NodeID
 	Bad      []BadRow
 	Policy   string // in words
+	Request  key.Hash
+	// Receipt proves the recovery to anybody: see [VerifyReceipt].
+	Receipt []byte
 }
 
 // BadRow names a holder whose answer was dropped, and why.

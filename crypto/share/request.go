@@ -28,6 +28,9 @@ const (
 	VerbRecover = 1
 	VerbPolicy  = 2 // payload = H(manifest)
 	VerbDelete  = 3 // payload = the tombstone's body
+	// VerbRehearse asks each seat to prove that it has its row. Nothing is
+	// released, kept or told for it, whatever signatures there are.
+	VerbRehearse = 4
 )
 
 var (
@@ -156,7 +159,7 @@ func ReadRequest(net key.NetworkID, b []byte) (*SignedRequest, error) {
 	switch {
 	case r.Person != key.PersonPublic(o.Key):
 		return nil, fmt.Errorf("%w: signed by another person than it names", ErrRequest)
-	case r.Verb < VerbRecover || r.Verb > VerbDelete:
+	case r.Verb < VerbRecover || r.Verb > VerbRehearse:
 		return nil, fmt.Errorf("%w: unknown verb %d", ErrRequest, r.Verb)
 	case len(r.Ephemeral) > MaxEphemeral || len(r.Payload) > MaxPayload || len(r.Purpose) > MaxPurpose:
 		return nil, fmt.Errorf("%w: a field is too long", ErrRequest)
