@@ -438,3 +438,58 @@ func TestAuditDamageIsNotTorn(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// The mark of each moment with the files of each later one: a crash while a
+// segment is closed leaves the mark one behind, and an older one is refused.
+func TestAuditMarksOfSegments(t *testing.T) {
+	dir := newAudit(t)
+	a, stop := openAudit(t, dir, 1) // each entry closes a segment
+	var marks [][]byte
+	for n := uint64(1); n <= 4; n++ {
+		fillAudit(t, a, n)
+		marks = append(marks, read(t, dir, auditMarks))
+	}
+	stop()
+	for i, b := range marks {
+		d := copyAudit(t, dir)
+		overwrite(t, d, auditMarks, b)
+		n, err := checkAudit(t, d)
+		if i >= 2 && (n != 4 || err != nil) || i < 2 && !errors.Is(err, ErrDamaged) {
+			t.Errorf("the mark of entry %d: %d, %v", i+1, n, err)
+		}
+	}
+	// A group that is whole and was not acknowledged, and then a segment that
+	// is closed at once.
+	d := copyAudit(t, dir)
+	overwrite(t, d, auditMarks, marks[2])
+	a, stop = openAudit(t, d, 1)
+	opened := read(t, d, auditMarks)
+	fillAudit(t, a, 5)
+	stop()
+	overwrite(t, d, auditMarks, opened)
+	if n, err := checkAudit(t, d); n != 5 || err != nil {
+		t.Error(n, err)
+	}
+}
+
+// A file that stands where a closed segment will be is not removed.
+func TestAuditSecondName(t *testing.T) {
+	dir, _ := sampleAudit(t, 3, 0)
+	if err := os.Link(filepath.Join(dir, auditName), filepath.Join(dir, segmentName(1))); err != nil {
+		t.Fatal(err)
+	}
+	overwrite(t, dir, auditName+newSuffix, []byte("the next segment"))
+	if n, err := checkAudit(t, dir); n != 3 || err != nil {
+		t.Error(n, err)
+	}
+	for _, name := range []string{segmentName(1), auditName + newSuffix} {
+		if _, err := os.Lstat(filepath.Join(dir, name)); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s is left: %v", name, err)
+		}
+	}
+	overwrite(t, dir, segmentName(1), read(t, dir, auditName))
+	if _, err := checkAudit(t, dir); !errors.Is(err, ErrDamaged) {
+		t.Error(err)
+	}
+	read(t, dir, segmentName(1))
+}
