@@ -105,6 +105,11 @@ are RFC 3339, ids and hashes text.
                fingerprint[]]
   peer info    one of these
   peer invite  ticket operator roles[] expires issuer fingerprint[]
+  kit make     as kit check, and files[]; needs --text FILE
+  kit check    kind network owner name authority made nodes[node addrs[]] current
+               kept[] erased[]
+  person ls    items[name person default recovery code]
+  person new, export, import   one of these
   doctor       checks[name state text fix] exit_code
   bench        size nodes[] left pending runs[op concurrency count errors seconds
                per_second p50_ms p99_ms max_ms]

@@ -45,7 +45,7 @@ func (d *daemon) makeKit(person string) (apitype.Kit, error) {
 	code, _ := d.id.recovery(i)
 	if code.IsZero() {
 		p := apitype.NewProblem(apitype.Unprocessable, "the recovery code of %s is not on this node: it was printed and erased, or the person was made on another node", d.id.Persons[i].Name)
-		p.Hint = "use the kit that was printed; a person who has none makes a new one with keyctl person new"
+		p.Hint = "use the kit that was printed, or ask the node where the person was made"
 		return apitype.Kit{}, p
 	}
 	nodes := kitMembers(d.node.Members(), d.node.Self())
