@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"keymesh/crypto/key"
+	"keymesh/crypto/seal"
 	"keymesh/crypto/share"
 )
 
@@ -129,6 +130,7 @@ type fakeNode struct {
 	id     key.NodeID
 	member Member
 	shelf  *mapShelf
+	seal   *seal.PrivateKey
 
 	store  *Store
 	cancel context.CancelFunc
@@ -242,7 +244,8 @@ func newFakeNet(t testing.TB, n int) *fakeNet {
 func (f *fakeNet) add(name, operator, zone string) *fakeNode {
 	k := key.GenerateNode()
 	node := &fakeNode{net: f, key: k, id: k.ID(), shelf: newMapShelf()}
-	node.member = Member{ID: node.id, Name: name, Operator: operator, Zone: zone, Holder: true, Capacity: 1}
+	node.seal, _ = seal.GenerateKey()
+	node.member = Member{ID: node.id, Name: name, Operator: operator, Zone: zone, Holder: true, Capacity: 1, SealingKey: node.seal.Public()}
 	f.mu.Lock()
 	f.nodes = append(f.nodes, node)
 	f.mu.Unlock()
@@ -352,6 +355,8 @@ func (n *fakeNode) start() {
 	n.shelf.stopped = false
 	n.shelf.mu.Unlock()
 	cfg := Config{Network: netOf{n}, Shelf: n.shelf, ID: n.net.id, Node: n.key}
+	cfg.Persons = func() []key.PersonPublic { return n.member.Persons }
+	cfg.SealingKeys = func() []*seal.PrivateKey { return []*seal.PrivateKey{n.seal} }
 	if testing.Verbose() {
 		cfg.Log = slog.New(slog.NewTextHandler(testWriter{n.net.t}, nil)).With("node", n.member.Name)
 	}
