@@ -172,8 +172,8 @@ func (b *syncBuffer) String() string {
 func newEnv(t *testing.T, change ...func(*env)) *env {
 	t.Helper()
 	e := &env{t: t, secrets: sampleSecrets(), mesh: sampleMesh(), log: &syncBuffer{}}
-	e.person = keystore.Person{Key: key.GeneratePerson()}
-	e.other = keystore.Person{Key: key.GeneratePerson()}
+	e.person = keystore.Person{Name: "me", Key: key.GeneratePerson()}
+	e.other = keystore.Person{Name: "other", Key: key.GeneratePerson()}
 	var err error
 	e.server, err = New(Config{
 		Secrets: e.secrets, Mesh: e.mesh, Version: apitype.Version{Version: "v0-test", Protocol: 1}, Token: testToken,

@@ -83,7 +83,7 @@ func (s *Server) status(r *request) (answer, error) {
 	defer cancel()
 	out := apitype.Status{Mesh: s.cfg.Mesh.Status(ctx), Version: s.cfg.Version.Version}
 	out.Node.Roles = present(out.Node.Roles)
-	out.Person = apitype.Person{Name: r.as, Person: r.person.Key.Public().String()}
+	out.Person = apitype.Person{Name: r.person.Name, Person: r.person.Key.Public().String()}
 	var err error
 	sec := &out.Secrets
 	sec.Total, sec.AtRisk, sec.Below, err = s.cfg.Secrets.Summary(ctx, r.person)

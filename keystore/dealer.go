@@ -46,6 +46,7 @@ func (s *Store) Put(ctx context.Context, p Person, name string, value []byte, o 
 		return PutResult{}, fmt.Errorf("%w: another change of this secret is under way", ErrTimeout)
 	}
 	defer release()
+	defer s.counts.forget(p.Key.Public())
 	d := &dealing{s: s, p: p, h: h, o: o, value: value, digest: h.digest(value, o.wishes())}
 	return d.put(ctx)
 }

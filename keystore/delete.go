@@ -32,6 +32,7 @@ func (s *Store) Delete(ctx context.Context, p Person, name string, o DeleteOptio
 		return DeleteResult{}, fmt.Errorf("%w: another change of this secret is under way", ErrTimeout)
 	}
 	defer release()
+	defer s.counts.forget(p.Key.Public())
 	d, err := s.planDelete(ctx, p, h, o)
 	if err != nil {
 		return DeleteResult{}, err

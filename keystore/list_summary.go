@@ -11,8 +11,8 @@ import (
 	"keymesh/keystore/custody"
 )
 
-// summaryAge is how long a count is good for: it costs a look at everything the
-// person has.
+// summaryAge is how long a count is good for while no holder comes or goes and
+// nothing is written from here: it costs a look at everything the person has.
 const summaryAge = 10 * time.Second
 
 // maxSummaries bounds the persons whose count is kept; when full all are
@@ -28,20 +28,40 @@ type summaries struct {
 type keptSummary struct {
 	secrets, atRisk, below int
 	at                     time.Time
+	online                 key.Hash // who was linked then
 }
 
 func newSummaries() *summaries { return &summaries{kept: make(map[key.PersonPublic]keptSummary)} }
 
+// forget makes the next count of the person a new one: something was written.
+func (c *summaries) forget(owner key.PersonPublic) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.kept, owner)
+}
+
+// online is a digest of the members that are linked now.
+func (s *Store) online() key.Hash {
+	var ids []byte
+	for _, m := range s.cfg.Network.Members() {
+		if m.Online {
+			ids = append(ids, m.ID[:]...)
+		}
+	}
+	return sha256.Sum256(ids)
+}
+
 // Summary counts the person's secrets, those of them that one more lost seat
 // puts below their threshold, and those below it now, by the seats that answer.
-// It is up to 10 s old. Errors: [QuorumError] when nobody answered,
+// It is up to 10 s old where others write too, and new when a holder came or
+// went. Errors: [QuorumError] when nobody answered,
 // [ErrTimeout].
 func (s *Store) Summary(ctx context.Context, p Person) (secrets, atRisk, below int, err error) {
-	owner := p.Key.Public()
+	owner, online := p.Key.Public(), s.online()
 	s.counts.mu.Lock()
 	have, ok := s.counts.kept[owner]
 	s.counts.mu.Unlock()
-	if ok && time.Since(have.at) < summaryAge {
+	if ok && have.online == online && time.Since(have.at) < summaryAge {
 		return have.secrets, have.atRisk, have.below, nil
 	}
 	ctx, cancel := within(ctx, 0)
@@ -51,6 +71,7 @@ func (s *Store) Summary(ctx context.Context, p Person) (secrets, atRisk, below i
 		return 0, 0, 0, err
 	}
 	have = t.sum()
+	have.online = online
 	s.counts.mu.Lock()
 	defer s.counts.mu.Unlock()
 	if len(s.counts.kept) >= maxSummaries {

@@ -26,7 +26,7 @@ func (d *daemon) person(name string) (keystore.Person, bool) {
 		return keystore.Person{}, false
 	}
 	_, recovery := d.id.recovery(i)
-	return keystore.Person{Key: d.id.Persons[i].Key, Recovery: *recovery}, true
+	return keystore.Person{Name: d.id.Persons[i].Name, Key: d.id.Persons[i].Key, Recovery: *recovery}, true
 }
 
 // find returns the index of a person by name or key in text form; "" is the
