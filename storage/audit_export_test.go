@@ -1,8 +1,10 @@
 package storage
 
 import (
+	"bufio"
 	"bytes"
 	"context"
+	"encoding/hex"
 	"errors"
 	"slices"
 	"strings"
@@ -218,5 +220,45 @@ func TestAuditExportFails(t *testing.T) {
 	}
 	if _, err := a.Tail(context.Background(), 0, 1); !errors.Is(err, ErrStopped) {
 		t.Error(err)
+	}
+}
+
+// Exports that somebody made by hand, with a chain of their own.
+func TestAuditExportByHand(t *testing.T) {
+	lines, _ := sampleExport(t, nil)
+	id, err := hex.DecodeString(lines[0][strings.Index(lines[0], `"log":"`)+7:][:32])
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := chainStart(auditNet(), auditNode(0).ID(), storeID(id))
+	head := func(h share.AuditHead) []byte { return signHead(0, h) }
+	for what, c := range map[string]struct {
+		edit func(*AuditEntry)
+		held []byte
+		want error
+	}{
+		"in order":                 {func(*AuditEntry) {}, head(share.AuditHead{Hash: start}), nil},
+		"a newline":                {func(e *AuditEntry) { e.Detail = "a\nb" }, nil, ErrDamaged},
+		"no kind":                  {func(e *AuditEntry) { e.Kind = "" }, nil, ErrDamaged},
+		"a name":                   {func(e *AuditEntry) { e.Person = "alice" }, nil, ErrDamaged},
+		"entry 2 first":            {func(e *AuditEntry) { e.Seq = 2 }, nil, ErrDamaged},
+		"another start was signed": {func(*AuditEntry) {}, head(share.AuditHead{Hash: key.Hash{1}}), ErrRewritten},
+	} {
+		var b bytes.Buffer
+		out := lineWriter{w: bufio.NewWriter(&b)}
+		b.WriteString(lines[0])
+		if c.held != nil {
+			out.line(exportWitness{auditNode(1).ID(), c.held})
+		}
+		e := auditEntry(1)
+		e.Seq, e.Prev = 1, start
+		c.edit(&e)
+		e.encode()
+		out.line(e.line())
+		out.line(exportEnd{End: e.Seq, Hash: e.Hash})
+		out.w.Flush()
+		if rep, err := VerifyExport(&b); !errors.Is(err, c.want) || (err == nil) != (c.want == nil) {
+			t.Errorf("%s: %+v, %v", what, rep, err)
+		}
 	}
 }
