@@ -268,19 +268,31 @@ func TestCancel(t *testing.T) {
 	})
 }
 
+// off is a long time without any node.
+func (p *people) off(d time.Duration) {
+	for _, n := range p.nodes {
+		n.stop()
+	}
+	time.Sleep(d)
+	for _, n := range p.nodes {
+		n.start()
+	}
+	time.Sleep(time.Second)
+}
+
 func TestRequestsExpire(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeople(t, func(p *people) *policy.Policy { return p.twoOfThree() })
 		w := p.asks(t)
 		p.view(t, 2, p.b, w.Request)
-		time.Sleep(73 * time.Hour)
+		p.off(73 * time.Hour)
 		if _, err := p.again(1, p.a, w.Request); !errors.Is(err, ErrEnded) && !errors.Is(err, ErrNoRequest) {
 			t.Fatalf("%v", err)
 		}
 		if err := p.nodes[2].store.Approve(context.Background(), p.b, w.Request, ""); !errors.Is(err, ErrEnded) {
 			t.Fatalf("%v", err)
 		}
-		time.Sleep(25 * time.Hour)
+		p.off(25 * time.Hour)
 		for pl := range p.nodes[2].shelf.dump(share.BucketRequest) {
 			if pl.X == placeInbox {
 				t.Fatal("what has expired is kept")
