@@ -53,8 +53,10 @@ func SealBundle(net key.NetworkID, m *SignedManifest, r *SignedRequest, approval
 	})
 	slices.SortFunc(b.Releases, func(x, y []byte) int { return int(seatOf(net, x)) - int(seatOf(net, y)) })
 	out := key.Marshal(b)
-	_, err := OpenBundle(net, out)
-	return out, err
+	if _, err := OpenBundle(net, out); err != nil {
+		return nil, err
+	}
+	return out, nil
 }
 
 func signerOf(b []byte) [32]byte {
@@ -128,7 +130,10 @@ func OpenBundle(net key.NetworkID, b []byte) (*Bundle, error) {
 	if err := out.openApprovals(body.Approvals); err != nil {
 		return nil, err
 	}
-	return out, out.openReleases(body.Releases)
+	if err := out.openReleases(body.Releases); err != nil {
+		return nil, err
+	}
+	return out, nil
 }
 
 func (b *Bundle) openApprovals(list [][]byte) error {
@@ -165,7 +170,9 @@ func (b *Bundle) openReleases(list [][]byte) error {
 		case r.Request != b.Request.Hash || r.Manifest != b.Manifest.Hash:
 			return fmt.Errorf("%w: a release to another request or of another manifest", ErrBundle)
 		case seat == nil || seat.X != r.X || r.X <= last:
-			return fmt.Errorf("%w: a release of no seat, or two of one", ErrBundle)
+			return fmt.Errorf("%w: a release of no seat, two of one, or out of order", ErrBundle)
+		case len(b.Releases) > 0 && b.Releases[0].Epoch != r.Epoch:
+			return fmt.Errorf("%w: rows of two epochs", ErrBundle)
 		}
 		last = r.X
 		b.Releases = append(b.Releases, r)
