@@ -16,9 +16,13 @@ const renewFrom = 30 * 24 * time.Hour
 
 // checks are what the node found out about itself, each with its fix.
 func (d *daemon) checks(st mesh.Status, issuers int) []apitype.Check {
-	return []apitype.Check{
+	out := []apitype.Check{
 		d.checkClock(st), d.checkCertificate(st), d.checkIssuers(issuers), d.checkUnlock(), d.checkStore(), checkMemory(),
 	}
+	if text := d.restoring.Load(); text != nil {
+		out = append(out, found("restore", apitype.LevelWarn, *text, "leave the node running; its log says what a secret waits for"))
+	}
+	return out
 }
 
 func found(name, level, text, fix string) apitype.Check {

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -39,6 +40,8 @@ type daemon struct {
 	iss  *mesh.Issuer
 	keys *keystore.Store
 	api  *api.Server
+
+	restoring atomic.Pointer[string] // how far a restore is; nil: there is none
 
 	listener net.Listener // of the mesh; nil when the node only dials
 	accept   lateBool
@@ -135,6 +138,7 @@ func (d *daemon) Run(ctx context.Context, ready func()) error {
 		{"store", d.db.Run},
 		{"mesh", func(ctx context.Context) error { return d.node.Run(ctx, d.keys.Answer) }},
 		{"keystore", d.keys.Run},
+		{"restore", d.restore},
 	}
 	for _, l := range listeners {
 		stages = append(stages, stage{"api", func(ctx context.Context) error { return d.api.Serve(ctx, l.Listener, l.kind) }})
