@@ -109,3 +109,37 @@ func TestAuditForgedSegment(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// The mark is of the log's own history: rewriting audit.log alone is not
+// enough, even with the key.
+func TestAuditForgedWithoutTheMark(t *testing.T) {
+	dir, _ := sampleAudit(t, 5, 0)
+	marks := read(t, dir, auditMarks)
+	forge(t, dir, func(e []AuditEntry) []AuditEntry { e[4].Time++; return e })
+	if _, err := checkAudit(t, copyAudit(t, dir)); err != nil {
+		t.Fatal("the forgery is no good one:", err)
+	}
+	overwrite(t, dir, auditMarks, marks)
+	if _, err := checkAudit(t, dir); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "entry 5 is not the one") {
+		t.Error(err)
+	}
+}
+
+func TestAuditSizeOfAClosedSegment(t *testing.T) {
+	dir, _ := sampleAudit(t, 5, 1000)
+	whole := read(t, dir, segmentName(1))
+	for what, b := range map[string][]byte{"longer": append(whole[:len(whole):len(whole)], 0), "shorter": whole[:len(whole)-1]} {
+		d := copyAudit(t, dir)
+		overwrite(t, d, segmentName(1), b)
+		if a, err := OpenAudit(d, auditKey(), AuditOptions{}); !errors.Is(err, ErrDamaged) || a != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	a, _ := openAudit(t, dir, 0)
+	old := read(t, dir, auditMarks)
+	fillAudit(t, a, 6)
+	overwrite(t, dir, auditMarks, old)
+	if err := a.Verify(context.Background()); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), auditMarks) {
+		t.Error("an older mark under a running log:", err)
+	}
+}
