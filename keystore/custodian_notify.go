@@ -21,8 +21,9 @@ const (
 	notifyFirst   = 5 * time.Second  // before the second attempt; doubled then
 	notifyLast    = 10 * time.Minute // the longest pause
 	notifyTimeout = 10 * time.Second
-	notifyAtOnce  = 8  // nodes that are told side by side
-	notifyBatch   = 64 // requests that one node is told of in a round
+	notifyAtOnce  = 8           // nodes that are told side by side
+	notifyBatch   = 64          // requests that one node is told of in a round
+	notifyRest    = time.Minute // between looks at what everyone has heard
 )
 
 // notice is what one node knows of one request.
@@ -38,12 +39,14 @@ type notices struct {
 	mu     sync.Mutex
 	stages map[key.Hash]uint8
 	nodes  map[key.Hash]map[key.NodeID]*notice
+	rest   map[key.Hash]time.Time // until when nothing is due
 	woken  chan struct{}
 }
 
 func newNotices() *notices {
 	return &notices{
-		stages: map[key.Hash]uint8{}, nodes: map[key.Hash]map[key.NodeID]*notice{}, woken: make(chan struct{}, 1),
+		stages: map[key.Hash]uint8{}, nodes: map[key.Hash]map[key.NodeID]*notice{},
+		rest: map[key.Hash]time.Time{}, woken: make(chan struct{}, 1),
 	}
 }
 
@@ -60,6 +63,7 @@ func (n *notices) reach(hash key.Hash, stage uint8) {
 	defer n.mu.Unlock()
 	if n.stages[hash] < stage {
 		n.stages[hash] = stage
+		delete(n.rest, hash)
 		n.wake()
 	}
 }
@@ -75,6 +79,28 @@ func (n *notices) forget(hash key.Hash) {
 	defer n.mu.Unlock()
 	delete(n.stages, hash)
 	delete(n.nodes, hash)
+	delete(n.rest, hash)
+}
+
+// rests reports whether nobody is to be told of the request yet.
+func (n *notices) rests(hash key.Hash) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return time.Now().Before(n.rest[hash])
+}
+
+// settle notes for how long nobody is to be told: until the next attempt, or
+// until an offline node may be back.
+func (n *notices) settle(hash key.Hash, stage uint8, concerned []key.NodeID) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	until := time.Now().Add(notifyRest)
+	for _, node := range concerned {
+		if k := n.nodes[hash][node]; k == nil || k.acked < stage {
+			until = time.Now().Add(notifyEvery)
+		}
+	}
+	n.rest[hash] = until
 }
 
 // due reports whether the node is to be told of this stage now, and takes it
@@ -157,23 +183,30 @@ func (c *custodian) tellRound(ctx context.Context) {
 
 // dueOf adds what is to be told of one request now.
 func (c *custodian) dueOf(ctx context.Context, m *memberView, r *requestState, work map[key.NodeID][]notification) {
+	if r.closed != custody.Open {
+		c.notices.reach(r.Hash, custody.StageClosed)
+	}
+	if c.notices.rests(r.Hash) {
+		return
+	}
 	s, err := c.peek(ctx, r.ID)
 	if err != nil || s.current() == nil {
 		return
 	}
-	v := s.current().version
-	audience := v.audience()
-	if r.closed != custody.Open {
-		c.notices.reach(r.Hash, custody.StageClosed)
-	}
+	audience := s.current().audience()
+	var all []key.NodeID
 	stage := c.notices.stage(r.Hash)
 	for node, persons := range m.persons {
 		concerned := slices.ContainsFunc(persons, func(p key.PersonPublic) bool { return slices.Contains(audience, p) })
-		if !concerned || (node != c.self && !m.online[node]) || len(work[node]) >= notifyBatch || !c.notices.due(r.Hash, node, stage) {
+		if !concerned {
 			continue
 		}
-		work[node] = append(work[node], notification{r.Hash, stage, c.notifyBody(s, r, node, stage)})
+		all = append(all, node)
+		if (node == c.self || m.online[node]) && len(work[node]) < notifyBatch && c.notices.due(r.Hash, node, stage) {
+			work[node] = append(work[node], notification{r.Hash, stage, c.notifyBody(s, r, node, stage)})
+		}
 	}
+	c.notices.settle(r.Hash, stage, all)
 }
 
 // audience is whom requests on this version concern.

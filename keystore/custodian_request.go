@@ -397,9 +397,11 @@ func (c *custodian) saveRequest(ctx context.Context, s *secretState, r, old *req
 	if old != nil {
 		c.requests.drop(old.ID, old.Hash)
 		c.notices.forget(old.Hash)
+		c.clock.forget(old.Hash)
 		c.passing.forgetWords(old)
 	}
 	c.requests.put(r, r.ID, r.Hash)
+	c.clock.forget(r.Hash) // to be looked at now
 	c.passing.addWords(s, r, c.self)
 	c.notices.wake()
 	return nil

@@ -15,6 +15,8 @@ const (
 	tendEvery = 5 * time.Second
 	// saveEvery is how much running time a crash may take back.
 	saveEvery = 30 * time.Second
+	// lookAgain is the longest time in which nobody looks at a request.
+	lookAgain = time.Minute
 	// countEvery is how often counts of refusals are written.
 	countEvery = time.Minute
 )
@@ -71,7 +73,7 @@ func (c *custodian) flushCounts(ctx context.Context) {
 func (c *custodian) tendOne(ctx context.Context, r *requestState) {
 	f := c.facts(c.self)
 	over := r.over(f)
-	if !over && !r.open() {
+	if !over && (!r.open() || !c.clock.due(r.Hash, f.ran)) {
 		return
 	}
 	release, err := c.locks.take(ctx, r.ID)
@@ -87,6 +89,7 @@ func (c *custodian) tendOne(ctx context.Context, r *requestState) {
 			c.requests.drop(r.ID, r.Hash)
 			c.notices.forget(r.Hash)
 			c.passing.forgetWords(r)
+			c.clock.forget(r.Hash)
 		}
 		return
 	}
@@ -108,6 +111,25 @@ func (c *custodian) tendOne(ctx context.Context, r *requestState) {
 	if stage := next.stage(verdicts); stage > custody.StageAsked {
 		c.notices.reach(r.Hash, stage)
 	}
+	c.clock.look(r.Hash, f.ran+nextLook(verdicts))
+}
+
+// nextLook is in how many seconds something may have changed: at half time or
+// the end of a delay, and after a minute in any case, since the policy may be
+// another.
+func nextLook(verdicts []judged) uint64 {
+	look := uint64(lookAgain / time.Second)
+	for _, j := range verdicts {
+		for _, t := range j.Delays {
+			half := (t.Seconds + 1) / 2
+			for _, at := range []uint64{half, t.Seconds} {
+				if at > t.Waited {
+					look = min(look, at-t.Waited)
+				}
+			}
+		}
+	}
+	return look
 }
 
 // stage is what of the request is told.

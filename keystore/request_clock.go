@@ -3,6 +3,8 @@ package keystore
 import (
 	"sync"
 	"time"
+
+	"keymesh/crypto/key"
 )
 
 // running is this node's running time in whole seconds: what it has run since
@@ -15,9 +17,11 @@ type running struct {
 	base uint64    // seconds at mark
 	mark time.Time // with its monotonic reading
 	kept uint64    // the last that is on disk
+
+	looks map[key.Hash]uint64 // when a request is to be looked at again
 }
 
-func newRunning() *running { return &running{mark: time.Now()} }
+func newRunning() *running { return &running{mark: time.Now(), looks: map[key.Hash]uint64{}} }
 
 // start goes on from what was saved.
 func (r *running) start(base uint64) {
@@ -45,4 +49,24 @@ func (r *running) unsaved() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return now > r.kept
+}
+
+// look notes when the request is to be looked at again.
+func (r *running) look(request key.Hash, at uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.looks[request] = at
+}
+
+// due reports whether that time has come.
+func (r *running) due(request key.Hash, now uint64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return now >= r.looks[request]
+}
+
+func (r *running) forget(request key.Hash) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.looks, request)
 }
