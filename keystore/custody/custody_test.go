@@ -64,7 +64,7 @@ func bodies() map[string]key.Body {
 		"Delete": new(Delete), "DeleteReply": new(DeleteReply),
 		"Pass": new(Pass), "PassReply": new(PassReply), "Name": new(Name),
 		"Approve": new(Approve), "ApproveReply": new(ApproveReply),
-		"Notify": new(Notify), "NotifyReply": new(NotifyReply), "Head": new(Head), "HeadReply": new(HeadReply),
+		"Notify": new(Notify), "NotifyReply": new(NotifyReply), "Head": new(Head), "HeadReply": new(HeadReply), "Proof": new(Proof),
 	}
 	for _, b := range out {
 		var n byte
@@ -84,7 +84,7 @@ func TestVectors(t *testing.T) {
 		for _, name := range []string{
 			"Prepare", "PrepareReply", "Commit", "CommitReply", "Locate", "LocateReply", "List", "ListReply",
 			"Recover", "RecoverReply", "Delete", "DeleteReply", "Pass", "PassReply",
-			"Name", "Approve", "ApproveReply", "Notify", "NotifyReply", "Head", "HeadReply",
+			"Name", "Approve", "ApproveReply", "Notify", "NotifyReply", "Head", "HeadReply", "Proof",
 		} {
 			fmt.Fprintf(&out, "%s %x\n", name, key.Marshal(all[name]))
 		}
@@ -202,3 +202,4 @@ func FuzzNotify(f *testing.F)       { fuzz[Notify](f, "Notify") }
 func FuzzNotifyReply(f *testing.F)  { fuzz[NotifyReply](f, "NotifyReply") }
 func FuzzHead(f *testing.F)         { fuzz[Head](f, "Head") }
 func FuzzHeadReply(f *testing.F)    { fuzz[HeadReply](f, "HeadReply") }
+func FuzzProof(f *testing.F)        { fuzz[Proof](f, "Proof") }
