@@ -23,12 +23,12 @@ func (a *app) kitCommand() *cobra.Command {
 		Example: "  keyctl kit make --text kit.txt --html kit.html\n  keyctl kit check kit.txt",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
-				return usage("keyctl kit needs a verb: make or check", "keyctl kit make --help")
+				return usage("keyctl kit needs a verb: make, check or restore", "keyctl kit make --help")
 			}
-			return unknownWord("kit verb", args[0], []string{"make", "check"}, "keyctl kit ")
+			return unknownWord("kit verb", args[0], []string{"make", "check", "restore"}, "keyctl kit ")
 		},
 	}
-	cmd.AddCommand(a.kitMakeCommand(), a.kitCheckCommand())
+	cmd.AddCommand(a.kitMakeCommand(), a.kitCheckCommand(), a.kitRestoreCommand())
 	return cmd
 }
 

@@ -7,6 +7,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -56,6 +58,7 @@ func TestRestore(t *testing.T) {
 	}
 	started := time.Now()
 	restoreOnNode6(t, c, kit.Text)
+	crashWhileItWaits(t, c)
 	waitRestored(t, c, values)
 	if took := time.Since(started); took < 2*time.Second {
 		t.Errorf("everything was back after %v; the delay is 2 s", took)
@@ -99,6 +102,26 @@ func restoreOnNode6(t *testing.T, c *cluster, text []byte) {
 		t.Fatal(err)
 	}
 	if err := c.waitAPI(t.Context(), 6); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// crashWhileItWaits kills the new node once its requests are with the holders:
+// the delays go on without it, and so does the restore afterwards.
+func crashWhileItWaits(t *testing.T, c *cluster) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if err := poll(ctx, "the secrets to be found", func() bool {
+		st, err := c.client(6).Status(ctx)
+		return err == nil && slices.ContainsFunc(st.Checks, func(c apitype.Check) bool { return c.Name == "restore" && strings.Contains(c.Text, " 3 found") })
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.signal(6, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.start(6); err != nil {
 		t.Fatal(err)
 	}
 }
