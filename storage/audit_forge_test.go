@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"keymesh/crypto/key"
+	"keymesh/crypto/share"
 )
 
 // chained returns the bodies of entries first to last, after prev.
@@ -141,5 +142,43 @@ func TestAuditSizeOfAClosedSegment(t *testing.T) {
 	overwrite(t, dir, auditMarks, old)
 	if err := a.Verify(context.Background()); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), auditMarks) {
 		t.Error("an older mark under a running log:", err)
+	}
+}
+
+func TestAuditGroupsOfBadForm(t *testing.T) {
+	bodies, _ := chained(1, 2, key.Hash{1})
+	plain := encodeGroup(bodies)
+	if got, err := decodeGroup(plain, 1, 2); err != nil || len(got) != 2 {
+		t.Fatal(err)
+	}
+	if _, err := decodeGroup(append(plain[:len(plain):len(plain)], 0), 1, 2); err == nil {
+		t.Error("a byte more")
+	}
+	for n := range plain {
+		if _, err := decodeGroup(plain[:n], 1, 2); err == nil {
+			t.Fatalf("%d of %d bytes", n, len(plain))
+		}
+	}
+	if _, err := decodeGroup(plain, 1, 1); err == nil {
+		t.Error("an entry more")
+	}
+	if _, err := decodeGroup([]byte{0xff, 0xff, 0xff, 0xff, 1}, 1, 1); err == nil {
+		t.Error("an entry of 4 GiB")
+	}
+}
+
+// The node has signed another beginning: another log stood in this one's place.
+func TestAuditAnotherStart(t *testing.T) {
+	a, _ := openAudit(t, newAudit(t), 0)
+	fillAudit(t, a, 2)
+	if err := a.SaveWitness(auditNode(1).ID(), signHead(0, share.AuditHead{Hash: chainStart(a.net, a.node, a.id)})); err != nil {
+		t.Error(err)
+	}
+	verifyAudit(t, a)
+	if err := a.SaveWitness(auditNode(1).ID(), signHead(0, share.AuditHead{Hash: key.Hash{1}})); !errors.Is(err, ErrRewritten) {
+		t.Error(err)
+	}
+	if err := a.Verify(context.Background()); !errors.Is(err, ErrRewritten) {
+		t.Error(err)
 	}
 }
