@@ -329,3 +329,38 @@ func TestApproverIsAway(t *testing.T) {
 		}
 	})
 }
+
+// TestWordsAreCarried: what one seat was told and cannot pass on goes along with
+// the next asking.
+func TestWordsAreCarried(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeople(t, func(p *people) *policy.Policy { return p.twoOfThree() })
+		ctx := context.Background()
+		w := p.asks(t)
+		p.view(t, 2, p.b, w.Request)
+		alone := p.nodes[4] // hears from the approver and the one who asks only
+		for i, n := range p.nodes[:4] {
+			if i != 2 {
+				p.separate(p.nodes[2], n)
+			}
+			if i != 1 && i != 2 {
+				p.separate(alone, n)
+			}
+		}
+		p.nodes[2].lies(func(context.Context, key.NodeID, uint64, []byte, func() ([]byte, error)) ([]byte, error) {
+			return nil, errFakeLink // its own seat passes nothing on
+		})
+		if err := p.nodes[2].store.Approve(ctx, p.b, w.Request, ""); err != nil {
+			t.Fatal(explain(err))
+		}
+		p.nodes[2].stop()
+		var pend *PendingError
+		r, err := p.again(1, p.a, w.Request)
+		if errors.As(err, &pend) {
+			r, err = p.again(1, p.a, w.Request)
+		}
+		if err != nil || string(r.Value) != "hunter2" {
+			t.Fatalf("%v", explain(err))
+		}
+	})
+}

@@ -178,6 +178,7 @@ func TestRehearsalReleasesNothing(t *testing.T) {
 			}
 		}
 		// A word on it makes nothing of it.
+		r, _ = ask(p.a, 60)
 		word := share.SignApproval(p.b.Key, p.fakeNet.id, share.Approval{Subject: r.Hash, Verdict: share.VerdictApprove, Expires: r.Expires}).Encode()
 		b, err := seatNode.store.Answer(ctx, p.nodes[1].id, custody.VerbApprove, key.Marshal(&custody.Approve{Request: r.Object.Encode(), Approval: word}))
 		var said custody.ApproveReply
