@@ -82,6 +82,9 @@ func TestDelayClockBack(t *testing.T) {
 		time.Sleep(30 * 24 * time.Hour) // past their running time, not past their date
 		w.pass(1, time.Minute)
 		w.mustAt(1, vetoed, custody.Refused)
+		if n := w.nodes[1].shelf.count(share.BucketRequest); n != 2 {
+			t.Fatalf("%d requests are remembered that a right clock may find alive", n)
+		}
 		w.restart(1)
 		w.mustAt(1, vetoed, custody.Refused)
 	})
@@ -246,6 +249,9 @@ func TestStrangerFlood(t *testing.T) {
 		w.mustAt(1, r, custody.Wait)
 		if n := w.audit[1].count("strangers"); n != 1 {
 			t.Errorf("%d entries about strangers: %v", n, w.audit[1].kinds())
+		}
+		if i := slices.Index(w.audit[1].kinds(), "strangers"); i < 0 || w.audit[1].entries[i].Detail != "10041 refused" {
+			t.Errorf("%+v", w.audit[1].entries)
 		}
 	})
 }
