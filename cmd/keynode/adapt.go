@@ -20,6 +20,7 @@ func member(m mesh.Member) keystore.Member {
 	return keystore.Member{
 		ID: m.ID, Name: m.Name, Operator: m.Operator, Zone: m.Zone, Holder: m.Roles.Has(roster.Holder), Capacity: m.Capacity,
 		Online: m.Online, Lapsed: m.Lapsed, Revoked: m.Revoked, Accepting: m.Accepting, Persons: m.Persons,
+		SealingKey: m.SealingKey, LastSeen: m.LastSeen,
 	}
 }
 

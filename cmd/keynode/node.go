@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"keymesh/api"
+	"keymesh/crypto/key"
 	"keymesh/crypto/seal"
 	"keymesh/keystore"
 	"keymesh/mesh"
@@ -71,13 +72,29 @@ func newDaemon(dir string, id *Identity, cfg Config, log *slog.Logger) (d *daemo
 	if err = d.wireMesh(); err != nil {
 		return nil, err
 	}
+	sealing, err := seal.ParsePrivateKey(id.SealingKey)
+	if err != nil {
+		return nil, fmt.Errorf("the sealing key: %w", err)
+	}
 	d.keys, err = keystore.New(keystore.Config{Network: network{d.node}, Shelf: d.db, ID: id.Network, Node: id.Node, Log: log,
+		Persons: d.personKeys, SealingKeys: func() []*seal.PrivateKey { return []*seal.PrivateKey{sealing} },
 		Limits: keystore.Limits{Secrets: int(cfg.QuotaSecrets), Bytes: int64(cfg.QuotaBytes)}})
 	if err != nil {
 		return nil, err
 	}
 	d.accept.set(d.keys.Accepting)
 	return d, d.wireAPI()
+}
+
+// personKeys are the persons of this node.
+func (d *daemon) personKeys() []key.PersonPublic {
+	d.persons.RLock()
+	defer d.persons.RUnlock()
+	out := make([]key.PersonPublic, len(d.id.Persons))
+	for i, p := range d.id.Persons {
+		out[i] = p.Key.Public()
+	}
+	return out
 }
 
 func (d *daemon) wireMesh() error {
