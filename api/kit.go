@@ -11,7 +11,7 @@ import (
 // *apitype.Problem among its errors is answered as it is; other errors are
 // internal ones.
 type Identities interface {
-	// Kit makes, checks or erases (see apitype.KitRequest) for a person; "" is
+	// Kit makes, checks, erases or rotates (see apitype.KitRequest) for a person; "" is
 	// the default one.
 	Kit(ctx context.Context, person string, r apitype.KitRequest) (apitype.Kit, error)
 	// ListPersons returns the persons of this node, the default one first.
@@ -66,10 +66,10 @@ func (s *Server) kit(r *request) (answer, error) {
 	}
 	defer clear(in.Text)
 	switch {
-	case in.Act != apitype.KitMake && in.Act != apitype.KitCheck && in.Act != apitype.KitErase:
-		return answer{}, unprocessable("act is make, check or erase, not %.40q", in.Act)
-	case (in.Act == apitype.KitMake) != (len(in.Text) == 0):
-		return answer{}, unprocessable("check and erase take the text of a kit, make takes none")
+	case in.Act != apitype.KitMake && in.Act != apitype.KitRotate && in.Act != apitype.KitCheck && in.Act != apitype.KitErase:
+		return answer{}, unprocessable("act is make, check, erase or rotate, not %.40q", in.Act)
+	case (in.Act == apitype.KitMake || in.Act == apitype.KitRotate) != (len(in.Text) == 0):
+		return answer{}, unprocessable("check and erase take the text of a kit, make and rotate take none")
 	case len(in.Text) > maxKitBody:
 		return answer{}, unprocessable("a kit has at most %d bytes", maxKitBody)
 	}

@@ -95,6 +95,10 @@ func TestKitOverTheAPI(t *testing.T) {
 	if string(got.Text) != marker || f.who != "other" || len(got.Nodes) != 2 || got.Nodes[1].Addrs == nil {
 		t.Errorf("%+v for %q", got.Nodes, f.who)
 	}
+	e.ok(req{method: "POST", path: apitype.PathKit, body: `{"act":"rotate"}`}, 200, &got)
+	if f.asked.Act != apitype.KitRotate {
+		t.Errorf("asked %q", f.asked.Act)
+	}
 	e.ok(req{method: "POST", path: apitype.PathKit, body: `{"act":"erase","text":"` + b64("the kit") + `"}`}, 200, &got)
 	if string(f.text) != "the kit" || f.asked.Act != apitype.KitErase {
 		t.Errorf("asked %q with %q", f.asked.Act, f.text)

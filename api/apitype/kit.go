@@ -14,12 +14,15 @@ const (
 const (
 	KitMake  = "make"  // give the kit; nothing changes
 	KitCheck = "check" // read a kit's text and say what it is
-	KitErase = "erase" // check it, then forget what only the kit needs to hold
+	// KitRotate gives the person a new recovery key; in the background every
+	// secret that names the old one gets a new generation.
+	KitRotate = "rotate"
+	KitErase  = "erase" // check it, then forget what only the kit needs to hold
 )
 
 // KitRequest is the body of POST /api/v1/kit.
 type KitRequest struct {
-	Act  string `json:"act"`            // make, check or erase
+	Act  string `json:"act"`            // make, check, erase or rotate
 	Text Bytes  `json:"text,omitempty"` // of check and erase: the kit's text as it was read back
 }
 

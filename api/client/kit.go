@@ -10,7 +10,7 @@ import (
 // secrets of the answer after use.
 func (c *Client) Kit(ctx context.Context, r apitype.KitRequest) (apitype.Kit, error) {
 	var out apitype.Kit
-	if err := c.post(ctx, apitype.PathKit, r, &out, r.Act == apitype.KitErase); err != nil {
+	if err := c.post(ctx, apitype.PathKit, r, &out, r.Act == apitype.KitErase || r.Act == apitype.KitRotate); err != nil {
 		return apitype.Kit{}, err
 	}
 	return out, nil

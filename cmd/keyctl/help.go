@@ -106,7 +106,8 @@ are RFC 3339, ids and hashes text.
   peer info    one of these
   peer invite  ticket operator roles[] expires issuer fingerprint[]
   kit make     as kit check, and files[]; needs --text FILE
-  kit check    kind network owner name authority made nodes[node addrs[]] current
+  kit check, kit rotate
+               kind network owner name authority made nodes[node addrs[]] current
                kept[] erased[]
   person ls    items[name person default recovery code]
   person new, export, import   one of these

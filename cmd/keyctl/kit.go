@@ -23,12 +23,12 @@ func (a *app) kitCommand() *cobra.Command {
 		Example: "  keyctl kit make --text kit.txt --html kit.html\n  keyctl kit check kit.txt",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
-				return usage("keyctl kit needs a verb: make, check or restore", "keyctl kit make --help")
+				return usage("keyctl kit needs a verb: make, check, rotate or restore", "keyctl kit make --help")
 			}
-			return unknownWord("kit verb", args[0], []string{"make", "check", "restore"}, "keyctl kit ")
+			return unknownWord("kit verb", args[0], []string{"make", "check", "rotate", "restore"}, "keyctl kit ")
 		},
 	}
-	cmd.AddCommand(a.kitMakeCommand(), a.kitCheckCommand(), a.kitRestoreCommand())
+	cmd.AddCommand(a.kitMakeCommand(), a.kitCheckCommand(), a.kitRotateCommand(), a.kitRestoreCommand())
 	return cmd
 }
 
@@ -160,7 +160,7 @@ func (a *app) askKit(ctx context.Context, as string, r apitype.KitRequest, verb 
 	defer cancel()
 	kit, err := node.Kit(ctx, r)
 	if err != nil {
-		what := map[string]string{apitype.KitMake: "cannot make a kit", apitype.KitCheck: "this is no good kit", apitype.KitErase: "nothing was erased"}[r.Act]
+		what := map[string]string{apitype.KitMake: "cannot make a kit", apitype.KitCheck: "this is no good kit", apitype.KitErase: "nothing was erased", apitype.KitRotate: "cannot make a new code"}[r.Act]
 		return apitype.Kit{}, apiError(what, verb, err)
 	}
 	return kit, nil

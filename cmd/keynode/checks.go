@@ -22,6 +22,9 @@ func (d *daemon) checks(st mesh.Status, issuers int) []apitype.Check {
 	if text := d.restoring.Load(); text != nil {
 		out = append(out, found("restore", apitype.LevelWarn, *text, "leave the node running; its log says what a secret waits for"))
 	}
+	if text := d.rotating.Load(); text != nil {
+		out = append(out, found("rotate", apitype.LevelWarn, *text, "leave the node running; its log says what a secret waits for"))
+	}
 	return out
 }
 

@@ -64,6 +64,8 @@ type Identity struct {
 	Authority key.AuthorityPrivate
 	// Estate is what a kit is bringing back on this machine; nil: nothing.
 	Estate *Estate
+	// Rotations are recovery keys that secrets may still name.
+	Rotations []Rotation
 	// Issuers are the issuer keys that this node admits members with; mostly
 	// none.
 	Issuers []key.AuthorityPrivate
@@ -102,6 +104,7 @@ type identityBody struct {
 	SealingKey     []byte           `cbor:"15,keyasint"`
 	Recoveries     []recoveryBody   `cbor:"16,keyasint,omitempty"` // of all persons but the first
 	Estate         *estateBody      `cbor:"17,keyasint,omitempty"`
+	Rotations      []rotationBody   `cbor:"18,keyasint,omitempty"`
 }
 
 type envelopeBody struct {
@@ -266,6 +269,9 @@ func (id *Identity) body() *identityBody {
 	if id.Estate != nil {
 		b.Estate = id.Estate.body()
 	}
+	for _, r := range id.Rotations {
+		b.Rotations = append(b.Rotations, rotationBody{Person: r.Person, Old: r.Old})
+	}
 	for _, k := range id.Issuers {
 		b.Issuers = append(b.Issuers, k.Seed())
 	}
@@ -392,6 +398,9 @@ func (b *identityBody) identity() (id *Identity, err error) {
 	}
 	if err := b.recoveries(id); err != nil {
 		return nil, err
+	}
+	for _, r := range b.Rotations {
+		id.Rotations = append(id.Rotations, Rotation{Person: r.Person, Old: r.Old})
 	}
 	if b.Estate != nil {
 		if id.Estate, err = b.Estate.estate(); err != nil {

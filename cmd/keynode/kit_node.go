@@ -23,8 +23,11 @@ const kitNodes = 5
 func (d *daemon) Kit(_ context.Context, person string, r apitype.KitRequest) (apitype.Kit, error) {
 	d.persons.Lock()
 	defer d.persons.Unlock()
-	if r.Act == apitype.KitMake {
+	switch r.Act {
+	case apitype.KitMake:
 		return d.makeKit(person)
+	case apitype.KitRotate:
+		return d.startRotation(person)
 	}
 	k, err := ParseKit(r.Text)
 	if err != nil {
@@ -45,7 +48,7 @@ func (d *daemon) makeKit(person string) (apitype.Kit, error) {
 	code, _ := d.id.recovery(i)
 	if code.IsZero() {
 		p := apitype.NewProblem(apitype.Unprocessable, "the recovery code of %s is not on this node: it was printed and erased, or the person was made on another node", d.id.Persons[i].Name)
-		p.Hint = "use the kit that was printed, or ask the node where the person was made"
+		p.Hint = "use the kit that was printed, or make a new code with keyctl kit rotate"
 		return apitype.Kit{}, p
 	}
 	nodes := kitMembers(d.node.Members(), d.node.Self())

@@ -43,6 +43,8 @@ type daemon struct {
 	api  *api.Server
 
 	restoring atomic.Pointer[string] // how far a restore is; nil: there is none
+	rotating  atomic.Pointer[string] // the same of a rotation of recovery keys
+	rotations chan struct{}          // there is a new one; one buffered
 
 	listener net.Listener // of the mesh; nil when the node only dials
 	accept   lateBool
@@ -55,7 +57,7 @@ func newDaemon(dir string, id *Identity, cfg Config, log *slog.Logger) (d *daemo
 	if id.Network.IsZero() {
 		return nil, hint(errors.New("this node has not joined a network"), "keynode join --data %s TICKET, or keynode init --new-network for the first node", dir)
 	}
-	d = &daemon{id: id, dir: dir, cfg: cfg, log: log, started: time.Now()}
+	d = &daemon{id: id, dir: dir, cfg: cfg, log: log, started: time.Now(), rotations: make(chan struct{}, 1)}
 	defer func() {
 		if err != nil {
 			d.close()
@@ -155,7 +157,7 @@ func (d *daemon) Run(ctx context.Context, ready func()) error {
 		{"store", d.db.Run},
 		{"mesh", func(ctx context.Context) error { return d.node.Run(ctx, d.keys.Answer) }},
 		{"keystore", d.keys.Run},
-		{"restore", d.restore},
+		{"restore", d.restore}, {"rotate", d.rotate},
 	}
 	for _, l := range listeners {
 		stages = append(stages, stage{"api", func(ctx context.Context) error { return d.api.Serve(ctx, l.Listener, l.kind) }})

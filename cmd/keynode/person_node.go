@@ -146,8 +146,35 @@ func (d *daemon) ImportPerson(_ context.Context, r apitype.PersonImport) (apityp
 	case err != nil:
 		return apitype.PersonInfo{}, apitype.NewProblem(apitype.Unprocessable, "%.200s", err)
 	}
+	if info, known, err := d.refreshPerson(p); known {
+		return info, err
+	}
 	if r.Name != "" {
 		p.Name = r.Name
 	}
 	return d.addPerson(p)
+}
+
+// refreshPerson takes over the recovery key of a person who is here already and
+// got a new one on another node. The old one's seed, if it was here, is of no
+// use any more. known says that it was a matter of that.
+func (d *daemon) refreshPerson(p Person) (info apitype.PersonInfo, known bool, err error) {
+	d.persons.Lock()
+	defer d.persons.Unlock()
+	i, ok := d.id.find(p.Key.Public().String())
+	if !ok {
+		return apitype.PersonInfo{}, false, nil
+	}
+	private, public := d.id.recovery(i)
+	if *public == p.RecoveryPublic {
+		return apitype.PersonInfo{}, false, nil
+	}
+	wasPrivate, wasPublic := *private, *public
+	*private, *public = key.PersonPrivate{}, p.RecoveryPublic
+	if err := d.id.save(); err != nil {
+		*private, *public = wasPrivate, wasPublic
+		return apitype.PersonInfo{}, true, fmt.Errorf("keeping the person's new recovery key: %w", err)
+	}
+	wasPrivate.Erase()
+	return d.id.info(i), true, nil
 }

@@ -57,7 +57,7 @@ func TestRestore(t *testing.T) {
 		t.Fatal(err)
 	}
 	started := time.Now()
-	restoreOnNode6(t, c, kit.Text)
+	restoreOnNext(t, c, kit.Text)
 	crashWhileItWaits(t, c)
 	waitRestored(t, c, values)
 	if took := time.Since(started); took < 2*time.Second {
@@ -65,6 +65,7 @@ func TestRestore(t *testing.T) {
 	}
 	waitEstateGone(t, c)
 	oldOpensNothing(t, c, lost, values)
+	waitFound(t, c, restoreOnNext(t, c, kit.Text), 0, 1)
 	// The new person is one like any other, with a kit of its own.
 	again, err := c.client(6).Kit(ctx, apitype.KitRequest{Act: apitype.KitMake})
 	if err != nil || again.Authority || again.Owner == lost.Persons[0].Key.Public().String() {
@@ -72,37 +73,59 @@ func TestRestore(t *testing.T) {
 	}
 }
 
-// restoreOnNode6 makes and starts a sixth node from the kit.
-func restoreOnNode6(t *testing.T, c *cluster, text []byte) {
+// restoreOnNext makes and starts one node more, from the kit.
+func restoreOnNext(t *testing.T, c *cluster, text []byte) (i int) {
 	t.Helper()
 	addrs, err := freeAddrs(1)
 	if err != nil {
 		t.Fatal(err)
 	}
 	c.addrs = append(c.addrs, addrs...)
+	i = c.size()
+	name := fmt.Sprintf("node-%d", i)
 	file := filepath.Join(c.dir, "kit.txt")
 	if err := os.WriteFile(file, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	args := []string{"restore", "--data", c.nodeDir(6), "--kit", file, "--name", "node-6", "--operator", "dev-6", "--unlock", "none"}
+	args := []string{"restore", "--data", c.nodeDir(i), "--kit", file, "--name", name, "--operator", "restored-" + name, "--unlock", "none"}
 	for range 2 { // the second time changes nothing
 		if err := c.command(t.Context(), args...); err != nil {
 			t.Fatal(err)
 		}
 	}
-	f, err := os.OpenFile(filepath.Join(c.nodeDir(6), configName), os.O_APPEND|os.O_WRONLY, 0)
+	f, err := os.OpenFile(filepath.Join(c.nodeDir(i), configName), os.O_APPEND|os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	fmt.Fprintf(f, "listen = %q\nadvertise = [%q]\napi_socket = %q\n", addrs[0], "ws://"+addrs[0], c.socket(6))
+	fmt.Fprintf(f, "listen = %q\nadvertise = [%q]\napi_socket = %q\n", addrs[0], "ws://"+addrs[0], c.socket(i))
 	if err := f.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.start(6); err != nil {
+	if err := c.start(i); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.waitAPI(t.Context(), 6); err != nil {
+	if err := c.waitAPI(t.Context(), i); err != nil {
 		t.Fatal(err)
+	}
+	return i
+}
+
+// waitFound waits until a node that restores says that it has found so many
+// secrets, with no more than so many holders silent.
+func waitFound(t *testing.T, c *cluster, i, secrets, silent int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	found, quiet := fmt.Sprintf(" %d found", secrets), fmt.Sprintf(" %d holders silent", silent)
+	last := ""
+	if err := poll(ctx, "the secrets to be found", func() bool {
+		st, err := c.client(i).Status(ctx)
+		return err == nil && st.Online >= 4 && slices.ContainsFunc(st.Checks, func(c apitype.Check) bool {
+			last = c.Text
+			return c.Name == "restore" && strings.Contains(c.Text, found) && strings.Contains(c.Text, quiet)
+		})
+	}); err != nil {
+		t.Fatalf("%v; last: %s", err, last)
 	}
 }
 
@@ -110,14 +133,7 @@ func restoreOnNode6(t *testing.T, c *cluster, text []byte) {
 // the delays go on without it, and so does the restore afterwards.
 func crashWhileItWaits(t *testing.T, c *cluster) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	if err := poll(ctx, "the secrets to be found", func() bool {
-		st, err := c.client(6).Status(ctx)
-		return err == nil && slices.ContainsFunc(st.Checks, func(c apitype.Check) bool { return c.Name == "restore" && strings.Contains(c.Text, " 3 found") })
-	}); err != nil {
-		t.Fatal(err)
-	}
+	waitFound(t, c, 6, 3, 1)
 	if err := c.signal(6, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"slices"
@@ -11,12 +10,8 @@ import (
 	"time"
 
 	"keymesh/crypto/key"
-	"keymesh/crypto/seal"
 	"keymesh/crypto/share"
 	"keymesh/keystore"
-	"keymesh/keystore/custody"
-	"keymesh/keystore/policy"
-	"keymesh/mesh/roster"
 )
 
 const (
@@ -130,83 +125,17 @@ func (r *restorer) sorted() []*lostSecret {
 	return out
 }
 
-// list asks every member for what it holds of the lost owner, by a Query that
-// the recovery key signed. silent counts the holders that did not answer.
+// list asks every member for what it holds of the lost owner. silent counts the
+// holders that did not answer.
 func (r *restorer) list(ctx context.Context) (silent int, err error) {
-	answered := 0
-	for _, m := range r.d.node.Members() {
-		if m.Revoked || !m.Roles.Has(roster.Holder) {
-			continue
+	l := lister{d: r.d, owner: r.e.Owner, index: &r.e.Index, signer: r.e.Code}
+	return l.all(ctx, func(m *share.SignedManifest, label *share.Label) {
+		if have := r.lost[m.ID]; have != nil && (have.m.Gen >= m.Gen || have.put) {
+			return
 		}
-		if !m.Online || r.listNode(ctx, m.ID) != nil {
-			silent++
-			continue
-		}
-		answered++
-	}
-	if answered == 0 {
-		return silent, errors.New("nobody answered")
-	}
-	return silent, nil
-}
-
-func (r *restorer) listNode(ctx context.Context, node key.NodeID) error {
-	ctx, cancel := context.WithTimeout(ctx, restoreCall)
-	defer cancel()
-	msg := custody.List{Owner: r.e.Owner, Limit: custody.MaxList}
-	for {
-		q := share.Query{Node: node, Expires: uint64(time.Now().Unix()) + share.QueryLife}
-		rand.Read(q.Nonce[:])
-		msg.Query = share.SignQuery(r.e.Code, r.d.id.Network, q).Encode()
-		b, err := r.d.node.Call(ctx, node, custody.VerbList, key.Marshal(&msg))
-		if err != nil {
-			return err
-		}
-		var reply custody.ListReply
-		if err := key.Unmarshal(b, &reply); err != nil {
-			return err
-		}
-		if reply.Outcome == custody.Denied {
-			return nil // nothing there names the code, or nothing any more
-		}
-		if reply.Outcome != custody.OK {
-			return fmt.Errorf("outcome %d", reply.Outcome)
-		}
-		for i := range reply.Items {
-			r.take(&reply.Items[i])
-		}
-		// The cursor must advance, or a liar keeps this going for ever.
-		if !reply.More || bytes.Compare(reply.Next[:], msg.Cursor[:]) <= 0 {
-			return nil
-		}
-		msg.Cursor = reply.Next
-	}
-}
-
-// take looks at one item of a listing: what the lost owner signed, and whose
-// label the kit's index key opens, is to be restored.
-func (r *restorer) take(st *custody.State) {
-	if len(st.Manifest) == 0 || len(st.Tombstone) != 0 {
-		return
-	}
-	m, err := share.OpenManifest(r.d.id.Network, st.Manifest)
-	if err != nil || m.Owner != r.e.Owner {
-		return
-	}
-	if have := r.lost[m.ID]; have != nil && (have.m.Gen >= m.Gen || have.put) {
-		return
-	}
-	plain, err := seal.OpenLabel(&r.e.Index, share.LabelAAD(m.ID, m.Gen), m.Label)
-	if err != nil {
-		return
-	}
-	defer clear(plain)
-	label := new(share.Label)
-	if key.Unmarshal(plain, label) != nil || share.ID(m.Owner, share.Salt(share.Tag(&r.e.Index, label.Name), label.Name)) != m.ID {
-		return
-	}
-	r.lost[m.ID] = &lostSecret{m: m, label: label, acked: map[key.NodeID]bool{}}
-	r.found = time.Now()
+		r.lost[m.ID] = &lostSecret{m: m, label: label, acked: map[key.NodeID]bool{}}
+		r.found = time.Now()
+	})
 }
 
 // step moves one secret on and returns how long there is nothing to do for it.
@@ -249,19 +178,12 @@ func (r *restorer) bringBack(ctx context.Context, l *lostSecret) (wait time.Dura
 // the heir has already is fine when it holds the same bytes: an earlier run was
 // cut short.
 func (r *restorer) putHeir(ctx context.Context, l *lostSecret, value []byte) error {
-	m := &l.m.Manifest
-	pol, err := r.inherit(m.Policy)
+	pol, err := r.inherit(l.m.Policy)
 	if err != nil {
 		return err
 	}
-	o := keystore.PutOptions{N: m.N(), K: int(m.K), W: int(m.W), Policy: pol, Keep: int(m.Keep), Description: l.label.Description, Labels: map[string]string{}, IfAbsent: true,
-		RepairQuorum: m.Repair == share.RepairQuorum, AllowColocated: r.colocated(m)}
-	for _, kv := range l.label.Labels {
-		o.Labels[kv[0]] = kv[1]
-	}
-	if m.Expires != 0 {
-		o.TTL = max(time.Until(time.Unix(int64(m.Expires), 0)), time.Minute)
-	}
+	o := r.d.asBefore(&l.m.Manifest, l.label, pol)
+	o.IfAbsent = true
 	_, err = r.d.keys.Put(ctx, r.heir, l.label.Name, value, o)
 	var conflict *keystore.ConflictError
 	if !errors.As(err, &conflict) {
@@ -278,38 +200,12 @@ func (r *restorer) putHeir(ctx context.Context, l *lostSecret, value []byte) err
 	return nil
 }
 
-// colocated reports whether the secret had two seats at one operator, which then
-// was its owner's wish.
-func (r *restorer) colocated(m *share.Manifest) bool {
-	operator := map[key.NodeID]string{}
-	for _, p := range append(r.d.node.Members(), r.d.node.Self()) {
-		operator[p.ID] = p.Operator
-	}
-	seen := map[string]bool{}
-	for _, seat := range m.Seats {
-		if o := operator[seat.Node]; o != "" && seen[o] {
-			return true
-		} else if o != "" {
-			seen[o] = true
-		}
-	}
-	return false
-}
-
 // inherit is a policy with the heir and the heir's recovery key in the places
 // of the lost owner and the used code.
 func (r *restorer) inherit(old []byte) ([]byte, error) {
 	code, heir := r.e.Code.Public(), r.heir.Key.Public()
 	b := bytes.ReplaceAll(old, code[:], r.heir.Recovery[:])
-	b = bytes.ReplaceAll(b, r.e.Owner[:], heir[:])
-	p, err := policy.Parse(b)
-	if err == nil {
-		err = p.Check()
-	}
-	if err != nil {
-		return nil, fmt.Errorf("the policy cannot be carried over: %w", err)
-	}
-	return b, nil
+	return checkedPolicy(bytes.ReplaceAll(b, r.e.Owner[:], heir[:]))
 }
 
 // finish forgets the estate.
