@@ -53,7 +53,7 @@ func newCustodian(cfg Config) *custodian {
 		cfg: cfg, self: cfg.Node.ID(), log: cfg.Log,
 		locks: newLocks(), versions: newVersionCache(), states: newStateCache(), receipts: newReceiptCache(),
 		index: newIndex(cfg.Limits), passing: newPassing(), loaded: make(chan struct{}),
-		clock: newRunning(), requests: newRequests(), refusals: newRefusals(), notices: newNotices(),
+		clock: newRunning(), requests: newRequests(cfg.Limits.Secrets), refusals: newRefusals(), notices: newNotices(),
 	}
 	c.decoy = makeDecoy(cfg.ID)
 	return c

@@ -16,13 +16,25 @@ import (
 // requests are those that this holder keeps, in memory as on disk. A request is
 // changed under the lock of its secret. Safe for concurrent use.
 type requests struct {
+	most      int // of one operator
 	mu        sync.Mutex
 	byID      map[key.Hash]map[key.Hash]*requestState
-	operators map[string]int
+	operators map[string]usage
 }
 
-func newRequests() *requests {
-	return &requests{byID: map[key.Hash]map[key.Hash]*requestState{}, operators: map[string]int{}}
+func newRequests(most int) *requests {
+	return &requests{most: most, byID: map[key.Hash]map[key.Hash]*requestState{}, operators: map[string]usage{}}
+}
+
+// charge counts a request to the operator by way of whose node it came.
+func (q *requests) charge(r *requestState, sign int) {
+	u := q.operators[r.operator]
+	u.records, u.bytes = u.records+sign, u.bytes+int64(sign)*r.size()
+	if u == (usage{}) {
+		delete(q.operators, r.operator)
+		return
+	}
+	q.operators[r.operator] = u
 }
 
 func (q *requests) get(id, hash key.Hash) *requestState {
@@ -37,9 +49,10 @@ func (q *requests) put(r *requestState, id, hash key.Hash) {
 	if q.byID[id] == nil {
 		q.byID[id] = map[key.Hash]*requestState{}
 	}
-	if q.byID[id][hash] == nil {
-		q.operators[r.operator]++
+	if old := q.byID[id][hash]; old != nil {
+		q.charge(old, -1)
 	}
+	q.charge(r, 1)
 	q.byID[id][hash] = r
 }
 
@@ -50,9 +63,7 @@ func (q *requests) drop(id, hash key.Hash) {
 	if r == nil {
 		return
 	}
-	if q.operators[r.operator]--; q.operators[r.operator] == 0 {
-		delete(q.operators, r.operator)
-	}
+	q.charge(r, -1)
 	if delete(q.byID[id], hash); len(q.byID[id]) == 0 {
 		delete(q.byID, id)
 	}
@@ -116,9 +127,10 @@ func (q *requests) room(next *requestState) (*requestState, string) {
 	}
 	q.mu.Lock()
 	all := q.operators[next.operator]
+	full := all.records >= q.most || all.bytes+next.size() > maxOfOperator
 	q.mu.Unlock()
 	switch {
-	case kept < maxKept && all < maxOfOperator:
+	case kept < maxKept && !full:
 		return nil, ""
 	case old != nil:
 		return old, ""

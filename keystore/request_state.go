@@ -21,9 +21,10 @@ const (
 	maxUnderWay = 6   // under way, of one person for one secret
 	maxKept     = 64  // of one person for one secret, with those that ended
 	maxWords    = 128 // on one request: two of each that a policy can name
-	// maxOfOperator is how many are kept of those that came by way of one
-	// operator's nodes: about 64 kB each with all its boxes.
-	maxOfOperator = 512
+	// maxOfOperator is how many bytes are kept of those that came by way of one
+	// operator's nodes. Their number is limited as its secrets are: who restores
+	// from a kit asks for all of them at once.
+	maxOfOperator = 64 << 20
 )
 
 // skew is how far honest clocks may be apart, in seconds (protocol.md
@@ -74,6 +75,18 @@ func (r *requestState) clone() *requestState {
 	c := *r
 	c.words, c.starts = slices.Clone(r.words), slices.Clone(r.starts)
 	return &c
+}
+
+// size is what is kept of it, in bytes.
+func (r *requestState) size() int64 {
+	n := len(r.bytes)
+	for _, b := range r.names {
+		n += len(b.Node) + len(b.Box)
+	}
+	for _, w := range r.words {
+		n += len(w.bytes)
+	}
+	return int64(n)
 }
 
 // open reports whether something may still come of it.

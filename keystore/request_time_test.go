@@ -290,6 +290,35 @@ func TestRequestLimits(t *testing.T) {
 	}
 }
 
+// TestRequestRoom: what came by way of one operator's nodes is bounded, and
+// keeps nobody else's out.
+func TestRequestRoom(t *testing.T) {
+	w := newRWorld(t, rPolicy)
+	w.nodes[1].requests.most = 3
+	for i := range 4 {
+		r, _ := w.asks(w.a, nil)
+		if out := w.mustAt(1, r, custody.Denied); out.Progress.Kept != (i < 3) {
+			t.Fatalf("request %d: %s", i, out.Why)
+		}
+	}
+	r, _ := w.asks(w.a, nil)
+	var out custody.RecoverReply
+	w.ask(2, 1, custody.VerbRecover, &custody.Recover{Request: r.Object.Encode()}, &out)
+	if out.Progress == nil || !out.Progress.Kept {
+		t.Fatalf("another operator's: %+v", out.Progress)
+	}
+	if u := w.nodes[1].requests.operators["op0"]; u.records != 3 || u.bytes < 3000 || u.bytes > 10_000 {
+		t.Errorf("%+v", u)
+	}
+	w.nodes[1].requests.most = 100
+	for _, r := range w.nodes[1].requests.all() {
+		w.nodes[1].requests.drop(r.ID, r.Hash)
+	}
+	if len(w.nodes[1].requests.operators) != 0 {
+		t.Error("what is gone is still charged")
+	}
+}
+
 // TestRequestForgotten: what is over leaves nothing behind.
 func TestRequestForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
