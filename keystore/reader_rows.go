@@ -103,6 +103,11 @@ func (c *collecting) ask(ctx context.Context, id key.NodeID) {
 		patience = offlineTimeout
 	}
 	g.s.spawn(func() {
+		if id == g.s.self {
+			reply, err := g.s.ownRow(ctx, use, req, msg)
+			c.answers <- rowAnswer{id, reply, err}
+			return
+		}
 		reply, err := g.s.askRow(ctx, id, use, req, k, patience, msg)
 		c.answers <- rowAnswer{id, reply, err}
 	})
@@ -350,7 +355,7 @@ func (s *Store) askRow(ctx context.Context, id key.NodeID, use *share.SignedMani
 		return nil, err
 	}
 	out := &rowReply{outcome: reply.Outcome, seconds: reply.Seconds, why: reply.Why, held: reply.Progress}
-	if len(reply.State.Manifest) > 0 || len(reply.State.Tombstone) > 0 || len(reply.State.Pending) > 0 || reply.State.Floor.Gen > 0 {
+	if stated(&reply.State) {
 		out.state = &reply.State
 	}
 	if reply.Outcome != custody.OK || ctx.Err() != nil {
@@ -369,6 +374,56 @@ func (s *Store) askRow(ctx context.Context, id key.NodeID, use *share.SignedMani
 		out.open(use, release, k, reply, msg.Payload)
 	}
 	return out, nil
+}
+
+// ownRow asks this node's own seat: the same decision, entry in the audit log
+// and signed Release as for everybody, but a row that does not leave the process
+// needs no box.
+func (s *Store) ownRow(ctx context.Context, use *share.SignedManifest, req *share.SignedRequest, msg *custody.Recover) (*rowReply, error) {
+	c := s.cust
+	if err := c.load(ctx); err != nil {
+		return nil, err
+	}
+	if c.requests.get(req.ID, req.Hash) == nil {
+		if err := req.CheckTime(unix()); err != nil {
+			return &rowReply{outcome: custody.Refused, why: err.Error()}, nil
+		}
+	}
+	e, d, reply, err := c.decide(ctx, arrival{SignedRequest: req, from: s.self, bytes: msg.Request, approvals: msg.Approvals, names: msg.Names}, msg.Known)
+	if err != nil {
+		return nil, err
+	}
+	out := &rowReply{outcome: reply.Outcome, seconds: reply.Seconds, why: reply.Why, held: reply.Progress}
+	if stated(&reply.State) {
+		out.state = &reply.State
+	}
+	if e == nil {
+		return out, nil
+	}
+	if out.of = e.Hash; e.Hash != use.Hash {
+		return out, nil
+	}
+	row, err := c.loadRow(e)
+	if err == nil && msg.Payload {
+		if out.payload, err = s.cfg.Shelf.Load(payloadPlace(e)); err == nil && sha256.Sum256(out.payload) != use.Payload {
+			err = errRow
+		}
+	}
+	if err == nil {
+		out.release, err = c.signRelease(ctx, s.self, e, req)
+	}
+	if err != nil {
+		clear(row)
+		return &rowReply{outcome: custody.Failed, why: reason(err)}, nil
+	}
+	out.row = row
+	c.given(ctx, d.held)
+	return out, nil
+}
+
+// stated reports whether a seat said what it has.
+func stated(st *custody.State) bool {
+	return len(st.Manifest) > 0 || len(st.Tombstone) > 0 || len(st.Pending) > 0 || st.Floor.Gen > 0
 }
 
 // open checks that the row is the one that the owner committed to for this seat.
