@@ -117,5 +117,15 @@ func (g *reading) pending(v *version, waits []uint64, need int, missing []string
 	return e
 }
 
+// denied says why, in the words of the first seat that gives any.
+func (g *reading) denied() error {
+	for _, seat := range g.use.Seats {
+		if r := g.seats[seat.Node]; r != nil && r.state == "denied" && r.why != "" {
+			return fmt.Errorf("%w: %s says %s", ErrDenied, g.roster.name(seat.Node), r.why)
+		}
+	}
+	return ErrDenied
+}
+
 // maxSaid bounds the clauses that are repeated as holders put them.
 const maxSaid = 8

@@ -364,3 +364,28 @@ func TestWordsAreCarried(t *testing.T) {
 		}
 	})
 }
+
+// TestTooManyRequests: the seventh request of one person for one secret is
+// denied with the reason, and the six go on.
+func TestTooManyRequests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeople(t, func(p *people) *policy.Policy { return p.twoOfThree() })
+		ctx := context.Background()
+		first := p.asks(t)
+		for i := range maxUnderWay {
+			_, err := p.nodes[1].store.Recover(ctx, p.a, "", RecoverOptions{ID: p.id, Reason: strings.Repeat("x", i+1)})
+			if i < maxUnderWay-1 {
+				mustWait(t, err)
+			} else if !errors.Is(err, ErrDenied) || !strings.Contains(err.Error(), "under way") {
+				t.Fatalf("%v", explain(err))
+			}
+		}
+		p.view(t, 2, p.b, first.Request)
+		if err := p.nodes[2].store.Approve(ctx, p.b, first.Request, ""); err != nil {
+			t.Fatal(explain(err))
+		}
+		if r, err := p.again(1, p.a, first.Request); err != nil || string(r.Value) != "hunter2" {
+			t.Fatalf("%v", explain(err))
+		}
+	})
+}

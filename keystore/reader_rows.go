@@ -307,7 +307,7 @@ func (g *reading) why() error {
 	case lied > 0 && rows+lied >= int(g.use.K):
 		return &IntegrityError{Need: int(g.use.K), Have: rows, Bad: g.badRows()}
 	case denied > g.use.N()-int(g.use.K) || denied > 0 && denied == answered:
-		return ErrDenied // more than may lie, and the others cannot make up for them
+		return g.denied() // more than may lie, and the others cannot make up for them
 	case rows >= int(g.use.K) && g.ct != nil:
 		_, current := g.counts()
 		return &QuorumError{Op: "believing that nothing is newer", Need: g.use.N() - int(g.use.W) + 1, Have: current, Seats: g.states()}
