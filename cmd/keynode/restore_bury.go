@@ -71,7 +71,7 @@ func (r *restorer) askDelete(l *lostSecret) error {
 	case wait > 0:
 		life = wait + share.RequestLifeDelay
 	}
-	l.tomb = key.Marshal(&share.Tombstone{ID: l.m.ID, Gen: l.m.Gen, Scope: share.ScopeAll, Time: now, Owner: l.m.Owner, Salt: l.m.Salt})
+	l.tomb = key.Marshal(&share.Tombstone{ID: l.m.ID, Gen: max(l.m.Gen, l.gen), Scope: share.ScopeAll, Time: now, Owner: l.m.Owner, Salt: l.m.Salt})
 	req := share.Request{ID: l.m.ID, Ephemeral: k.Public(), Verb: share.VerbDelete, Payload: l.tomb, Purpose: "restored with the recovery kit", Created: now, Expires: now + life}
 	rand.Read(req.Nonce[:])
 	l.ask = share.SignRequest(r.e.Code, r.d.id.Network, req).Object.Encode()

@@ -38,8 +38,9 @@ type restorer struct {
 type lostSecret struct {
 	m     *share.SignedManifest
 	label *share.Label
-	put   bool // it is under the heir
-	gone  bool // the old one opens no more
+	gen   uint64 // what was put under the heir
+	put   bool   // it is under the heir
+	gone  bool   // the old one opens no more
 	tomb  []byte
 	ask   []byte // the request to delete
 	acked map[key.NodeID]bool
@@ -139,8 +140,8 @@ func (r *restorer) list(ctx context.Context) (silent int, err error) {
 }
 
 // step moves one secret on and returns how long there is nothing to do for it.
-// The delays of both requests run at the same time; the second is acted upon
-// only once the secret is under its heir.
+// Nothing is asked to be deleted before the secret is under its heir, although
+// the two delays then follow one another: a policy may have no delay at all.
 func (r *restorer) step(ctx context.Context, l *lostSecret) time.Duration {
 	if !l.put {
 		wait, err := r.bringBack(ctx, l)
@@ -171,6 +172,7 @@ func (r *restorer) bringBack(ctx context.Context, l *lostSecret) (wait time.Dura
 		return 0, err
 	}
 	defer clear(got.Value)
+	l.gen = got.Gen // a write that the listing did not show yet may be behind it
 	return 0, r.putHeir(ctx, l, got.Value)
 }
 
