@@ -246,8 +246,13 @@ func (s *secretState) judges(r *share.SignedRequest) ([]*version, string) {
 	return []*version{current.version, e.version}, ""
 }
 
-func delayed(versions []*version) bool {
-	return slices.ContainsFunc(versions, func(v *version) bool { return v.policy != nil && v.policy.LongestWait() > 0 })
+// delayed reports whether the request may have to wait for a delay, so that its
+// time is running time: not when the word of who asks is enough.
+func (r *requestState) delayed(judges []*version) bool {
+	con := &consent{SignedRequest: r.SignedRequest}
+	return slices.ContainsFunc(judges, func(v *version) bool {
+		return v.policy != nil && v.policy.LongestWait() > 0 && !con.alone(v)
+	})
 }
 
 // keep takes in a request of a party with the words on it, makes what changes
@@ -280,7 +285,7 @@ func (c *custodian) keep(ctx context.Context, a arrival) (*decision, error) {
 	case held.damaged:
 		d.outcome, d.why = held.outcome(nil)
 		return d, nil
-	case held.expired(d.facts, delayed(judges)):
+	case held.expired(d.facts, held.delayed(judges)):
 		d.outcome, d.why = custody.Refused, share.ErrExpired.Error()
 		return d, nil
 	}

@@ -319,6 +319,35 @@ func TestRequestRoom(t *testing.T) {
 	}
 }
 
+// TestRequestExpires: by the clock, where no delay is waited for; by running
+// time alone where one is.
+func TestRequestExpires(t *testing.T) {
+	for name, c := range map[string]struct {
+		pol  func(a, b, veto key.PersonPrivate) *policy.Policy
+		want uint8
+	}{
+		"alone": {func(a, b, veto key.PersonPrivate) *policy.Policy {
+			return policy.Any(policy.Key(a.Public()), policy.All(policy.Key(b.Public()), policy.Delay(rDelay)))
+		}, custody.Refused},
+		"approved": {func(a, b, _ key.PersonPrivate) *policy.Policy {
+			return policy.All(policy.Key(a.Public()), policy.Key(b.Public()))
+		}, custody.Refused},
+		"delayed": {rPolicy, custody.Wait},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newRWorld(t, c.pol)
+			r, _ := w.requestNow(w.hWorld, w.a, nil) // for 10 minutes
+			w.recoverAt(1, r, w.yes(w.b, r))
+			w.pass(1, time.Minute)
+			time.Sleep(time.Hour)
+			w.restart(1)
+			if out, _ := w.recoverAt(1, r); out.Outcome != c.want {
+				t.Errorf("%s: %d %s", name, out.Outcome, out.Why)
+			}
+		})
+	}
+}
+
 // TestRequestForgotten: what is over leaves nothing behind.
 func TestRequestForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
