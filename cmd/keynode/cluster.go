@@ -133,7 +133,7 @@ func (c *cluster) start(i int) error {
 		return err
 	}
 	defer logf.Close()
-	cmd := exec.Command(c.exe, "run", "--data", c.nodeDir(i))
+	cmd := exec.Command(c.exe, "run", "--data", c.nodeDir(i), "--listen", c.addrs[i-1], "--advertise", "ws://"+c.addrs[i-1])
 	cmd.Stdout, cmd.Stderr = logf, logf
 	// A process group of its own keeps Ctrl-C for the parent, which then stops
 	// the children in order.

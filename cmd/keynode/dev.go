@@ -52,6 +52,11 @@ func runDev(ctx context.Context, o devOptions, stdout, stderr io.Writer) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
+	release, err := lockDir(dir)
+	if err != nil {
+		return err
+	}
+	defer release()
 	say := func(format string, a ...any) { fmt.Fprintf(stderr, format+"\n", a...) }
 	c, err := newCluster(dir, o.addrs(), say)
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
 
@@ -148,13 +149,35 @@ func askTerminal(label string) ([]byte, error) {
 		return nil, hint(errors.New("there is no terminal to ask for the passphrase"), "use --unlock file:PATH or --unlock credential:NAME")
 	}
 	defer tty.Close()
-	fmt.Fprint(tty, label)
-	pass, err := term.ReadPassword(int(tty.Fd()))
-	fmt.Fprintln(tty)
+	state, err := term.GetState(int(tty.Fd()))
 	if err != nil {
 		return nil, fmt.Errorf("reading the passphrase: %w", err)
 	}
-	return pass, nil
+	fmt.Fprint(tty, label)
+	defer fmt.Fprintln(tty)
+	// The commands catch interrupts, which would leave the prompt waiting.
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, os.Interrupt, unix.SIGTERM)
+	defer signal.Stop(stop)
+	type read struct {
+		pass []byte
+		err  error
+	}
+	done := make(chan read, 1)
+	go func() {
+		pass, err := term.ReadPassword(int(tty.Fd()))
+		done <- read{pass, err}
+	}()
+	select {
+	case <-stop:
+		// The reader ends with the process; the echo has to come back before.
+		return nil, errors.Join(errors.New("interrupted"), term.Restore(int(tty.Fd()), state))
+	case r := <-done:
+		if r.err != nil {
+			return nil, fmt.Errorf("reading the passphrase: %w", r.err)
+		}
+		return r.pass, nil
+	}
 }
 
 // readPassphrase reads a file without its last newline. forbidden are the

@@ -10,6 +10,9 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"keymesh/api/apitype"
+	"keymesh/storage"
 )
 
 func main() {
@@ -23,8 +26,9 @@ func main() {
 	os.Exit(Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
-// Main runs one command and returns its exit code: 0, 1 for a local error, or
-// 130 after an interrupt that cut a command short.
+// Main runs one command and returns its exit code: 0, 1 for a local error, 10
+// for a damaged or failed store, or 130 after an interrupt that cut a command
+// short.
 func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -39,8 +43,19 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if errors.As(err, &h) {
 		fmt.Fprintln(stderr, "hint:", h.Hint())
 	}
+	return exitCode(ctx, err)
+}
+
+// exitCode is 130 after an interrupt, 10 for a store that is refused or has
+// failed, otherwise 1.
+func exitCode(ctx context.Context, err error) int {
 	if ctx.Err() != nil {
-		return 130
+		return apitype.ExitInterrupted
 	}
-	return 1
+	for _, e := range []error{storage.ErrDamaged, storage.ErrEmpty, storage.ErrForeign, storage.ErrOlder, storage.ErrCorrupt, storage.ErrStopped, storage.ErrFull} {
+		if errors.Is(err, e) {
+			return apitype.ExitStorage
+		}
+	}
+	return apitype.ExitLocal
 }

@@ -53,39 +53,44 @@ type daemon struct {
 
 // newDaemon opens the store and wires the parts; nothing runs yet. The caller
 // holds the lock of the data directory. On error everything opened is closed.
-func newDaemon(dir string, id *Identity, cfg Config, log *slog.Logger) (d *daemon, err error) {
+func newDaemon(dir string, id *Identity, cfg Config, log *slog.Logger) (*daemon, error) {
 	if id.Network.IsZero() {
 		return nil, hint(errors.New("this node has not joined a network"), "keynode join --data %s TICKET, or keynode init --new-network for the first node", dir)
 	}
-	d = &daemon{id: id, dir: dir, cfg: cfg, log: log, started: time.Now(), rotations: make(chan struct{}, 1)}
-	defer func() {
-		if err != nil {
-			d.close()
-		}
-	}()
-	if d.db, err = storage.Open(dir, (*[32]byte)(id.StorageKey), storage.Options{MaxBytes: int64(cfg.StorageMax), Log: log}); err != nil {
-		return nil, fmt.Errorf("opening the store: %w", err)
-	}
-	if cfg.Listen != "" {
-		if d.listener, err = net.Listen("tcp", cfg.Listen); err != nil {
-			return nil, fmt.Errorf("listening for peers: %w", err)
-		}
-	}
-	if err = d.wireMesh(); err != nil {
+	d := &daemon{id: id, dir: dir, cfg: cfg, log: log, started: time.Now(), rotations: make(chan struct{}, 1)}
+	if err := d.open(); err != nil {
+		d.close()
 		return nil, err
 	}
-	sealing, err := seal.ParsePrivateKey(id.SealingKey)
-	if err != nil {
-		return nil, fmt.Errorf("the sealing key: %w", err)
+	return d, nil
+}
+
+// open opens the disk and the port and wires the parts. On error what it opened
+// is the caller's to close.
+func (d *daemon) open() (err error) {
+	if d.db, err = storage.Open(d.dir, (*[32]byte)(d.id.StorageKey), storage.Options{MaxBytes: int64(d.cfg.StorageMax), Log: d.log}); err != nil {
+		return fmt.Errorf("opening the store: %w", err)
 	}
-	d.keys, err = keystore.New(keystore.Config{Network: network{d.node}, Shelf: d.db, ID: id.Network, Node: id.Node, Log: log,
+	if d.cfg.Listen != "" {
+		if d.listener, err = net.Listen("tcp", d.cfg.Listen); err != nil {
+			return hint(fmt.Errorf("listening for peers: %w", err), "another program, or another node, has this port; choose one with --listen")
+		}
+	}
+	if err := d.wireMesh(); err != nil {
+		return err
+	}
+	sealing, err := seal.ParsePrivateKey(d.id.SealingKey)
+	if err != nil {
+		return fmt.Errorf("the sealing key: %w", err)
+	}
+	d.keys, err = keystore.New(keystore.Config{Network: network{d.node}, Shelf: d.db, ID: d.id.Network, Node: d.id.Node, Log: d.log,
 		Persons: d.personKeys, SealingKeys: func() []*seal.PrivateKey { return []*seal.PrivateKey{sealing} },
-		Limits: keystore.Limits{Secrets: int(cfg.QuotaSecrets), Bytes: int64(cfg.QuotaBytes)}})
+		Limits: keystore.Limits{Secrets: int(d.cfg.QuotaSecrets), Bytes: int64(d.cfg.QuotaBytes)}})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	d.accept.set(d.keys.Accepting)
-	return d, d.wireAPI()
+	return d.wireAPI()
 }
 
 // personKeys are the persons of this node.
@@ -219,8 +224,9 @@ func listenUnix(path string) (net.Listener, error) {
 			return nil, err
 		}
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return nil, fmt.Errorf("making the API socket's directory: %w", err)
+	// Its own directory only: a mistyped path is an error and no new tree.
+	if err := os.Mkdir(filepath.Dir(path), 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return nil, hint(fmt.Errorf("making the API socket's directory: %w", err), "give another place with --api-socket PATH, or set XDG_RUNTIME_DIR")
 	}
 	l, err := net.Listen("unix", path)
 	if err != nil {
