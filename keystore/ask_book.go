@@ -109,7 +109,7 @@ func (b *book) loadOne(p share.Place) error {
 	if p.X == placeInbox {
 		n, err := b.s.readTold(raw)
 		if err != nil || n.request.ID != p.ID || n.request.Hash != p.Sub {
-			return fmt.Errorf("%w: an inbox record (%w)", key.ErrEncoding, err)
+			return fmt.Errorf("%w: an inbox record (%v)", key.ErrEncoding, err)
 		}
 		b.mu.Lock()
 		defer b.mu.Unlock()
@@ -118,7 +118,7 @@ func (b *book) loadOne(p share.Place) error {
 	}
 	a, err := b.s.readAsk(raw)
 	if err != nil || a.request.ID != p.ID || a.request.Hash != p.Sub {
-		return fmt.Errorf("%w: an asker's record (%w)", key.ErrEncoding, err)
+		return fmt.Errorf("%w: an asker's record (%v)", key.ErrEncoding, err)
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()

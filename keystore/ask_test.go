@@ -389,3 +389,31 @@ func TestTooManyRequests(t *testing.T) {
 		}
 	})
 }
+
+// TestVetoThatReachesFew: a veto that too few seats have heard says so, and
+// still comes to all.
+func TestVetoThatReachesFew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeople(t, twoAfterAnHour)
+		ctx := context.Background()
+		w := p.asks(t)
+		p.view(t, 2, p.b, w.Request)
+		p.view(t, 0, p.owner, w.Request)
+		if err := p.nodes[2].store.Approve(ctx, p.b, w.Request, ""); err != nil {
+			t.Fatal(err)
+		}
+		for _, n := range p.nodes[1:] {
+			p.separate(p.nodes[0], n)
+		}
+		var q *QuorumError
+		err := p.nodes[0].store.Veto(ctx, p.owner, w.Request, "")
+		if !errors.As(err, &q) || q.Op != "veto" || q.Have != 1 || q.Need != 3 || names(q.Seats, "unreachable") != "n2 n3 n4 n5" {
+			t.Fatalf("%v", explain(err))
+		}
+		p.heal()
+		time.Sleep(30 * time.Minute)
+		if _, err := p.nodes[1].store.Continue(ctx, p.a, w.Request, 2*time.Hour); !errors.Is(err, ErrVetoed) {
+			t.Fatalf("%v", explain(err))
+		}
+	})
+}
