@@ -13,6 +13,9 @@ somebody. The node then stores every secret whose policy names the old code agai
 under one that names the new code; keyctl status says how far it is. Until that is
 done the old kit still opens what has not been stored again.
 
+Keep the old paper, if there is one, for the network's seed: a node that has
+forgotten it makes kits without.
+
 Make a kit right away: the new code lies on this node until then. Where the person
 lives on other nodes too, bring them there again (person export, person import):
 until then these name the old code in what they store.`

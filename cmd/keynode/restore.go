@@ -134,7 +134,7 @@ func runRestore(o makeOptions, k *Kit, out io.Writer, now time.Time) error {
 		return err
 	}
 	printIdentity(out, id)
-	fmt.Fprintf(out, "network     %s\nrestores    %s\n            keynode run --data %s goes on from here; make a kit of the new person soon.\n", id.Network, k.Owner, o.dir)
+	fmt.Fprintf(out, "network     %s\nrestores    %s\n            keynode run --data %s goes on from here. Make a kit of the new person soon, and\n            keep this one: it holds the network's seed, which no node keeps.\n", id.Network, k.Owner, o.dir)
 	return nil
 }
 
