@@ -11,6 +11,11 @@ import (
 // Version is the only body version of this protocol.
 const Version = 1
 
+// MaxExt is how many bytes the extensions of a body may take together: their
+// values, and 8 for each number. Bodies are kept in memory by those who verify
+// them, so what nobody understands must not be what fills it.
+const MaxExt = 4 << 10
+
 // MaxDepth is how deeply arrays and maps of an object may nest.
 const MaxDepth = 8
 
@@ -21,6 +26,8 @@ var (
 	ErrVersion = errors.New("unknown version")
 	// ErrCritical: key 31 holds an even extension that this build does not know.
 	ErrCritical = errors.New("unknown critical extension")
+	// ErrExt: the extensions in key 31 take more than [MaxExt] bytes.
+	ErrExt = errors.New("extensions that are too long")
 )
 
 // Head is embedded in every body. Its keys are the same in all of them.
@@ -97,8 +104,9 @@ func Marshal(v Body) []byte {
 }
 
 // Unmarshal decodes a body as [Decode] does and also refuses an unknown
-// version ([ErrVersion]) and an unknown even extension ([ErrCritical]). On
-// error the contents of v are not to be used.
+// version ([ErrVersion]), an unknown even extension ([ErrCritical]) and more
+// than [MaxExt] bytes of extensions ([ErrExt]). On error the contents of v are
+// not to be used.
 func Unmarshal(b []byte, v Body) error {
 	if err := Decode(b, v); err != nil {
 		return err
@@ -107,10 +115,15 @@ func Unmarshal(b []byte, v Body) error {
 	if h.V != Version {
 		return fmt.Errorf("%w %d", ErrVersion, h.V)
 	}
-	for n := range h.Ext {
+	size := 0
+	for n, v := range h.Ext {
 		if n%2 == 0 {
 			return fmt.Errorf("%w %d", ErrCritical, n)
 		}
+		size += 8 + len(v)
+	}
+	if size > MaxExt {
+		return fmt.Errorf("%w: %d bytes", ErrExt, size)
 	}
 	return nil
 }

@@ -186,8 +186,37 @@ func TestCounts(t *testing.T) {
 			v.Ext[uint64(2*i+1)] = nil
 		}
 		var got sample
-		if err := Unmarshal(Marshal(v), &got); !errors.Is(err, want) {
+		if err := Decode(Marshal(v), &got); !errors.Is(err, want) {
 			t.Errorf("a map of %d: %v", n, err)
+		}
+	}
+}
+
+// TestExtensionsAreBounded: bytes that nobody understands are kept by whoever
+// verifies a body, so there are few of them.
+func TestExtensionsAreBounded(t *testing.T) {
+	many := func(n, size int) map[uint64][]byte {
+		out := map[uint64][]byte{}
+		for i := range n {
+			out[uint64(2*i+1)] = make([]byte, size)
+		}
+		return out
+	}
+	for name, c := range map[string]struct {
+		ext  map[uint64][]byte
+		want error
+	}{
+		"one at the limit":     {many(1, MaxExt-8), nil},
+		"one above it":         {many(1, MaxExt-7), ErrExt},
+		"many at the limit":    {many(128, 24), nil},
+		"many above it":        {many(129, 24), ErrExt},
+		"numbers alone":        {many(MaxExt/8, 0), nil},
+		"too many of them":     {many(MaxExt/8+1, 0), ErrExt},
+		"a mebibyte at a time": {many(1, 1<<20), ErrExt},
+	} {
+		var got sample
+		if err := Unmarshal(Marshal(&sample{Head: Head{Ext: c.ext}}), &got); !errors.Is(err, c.want) {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }
