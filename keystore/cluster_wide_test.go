@@ -46,7 +46,7 @@ func TestPlan(t *testing.T) {
 	p := newPerson()
 	s, ctx := f.nodes[0].store, context.Background()
 	r, err := s.Plan(ctx, p, "a", 1000, PutOptions{W: 3, N: 5, K: 3})
-	if err != nil || r.Gen != 1 || !r.Created || len(r.Seats) != 5 || names(r.Seats, "pending") != "n1 n2 n3 n4 n5" || len(r.Notes) != 4 {
+	if err != nil || r.Gen != 1 || !r.Created || len(r.Seats) != 5 || names(r.Seats, "planned") != "n1 n2 n3 n4 n5" || len(r.Notes) != 4 {
 		t.Fatalf("%+v %v", r, explain(err))
 	}
 	if f.count(custody.VerbPrepare)+f.count(custody.VerbCommit) != 0 || f.nodes[0].shelf.count(share.BucketJournal) != 0 {

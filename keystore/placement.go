@@ -77,7 +77,7 @@ func btoi(b bool) int {
 func ready(m Member) bool { return m.Online && m.Accepting }
 
 // choose sets n, k and w from the options, the generation before, or the
-// number of holders that can take a seat now.
+// number of holders.
 func (o *PutOptions) choose(r roster, prev *share.Manifest) (shape, error) {
 	s := shape{o.N, o.K, o.W}
 	if s.n == 0 && len(o.Holders) > 0 {
@@ -97,7 +97,7 @@ func (o *PutOptions) choose(r roster, prev *share.Manifest) (shape, error) {
 		}
 		var ok bool
 		if s.n, s.k, ok = share.DefaultShape(places); !ok {
-			return s, &PlacementError{Want: 3, Have: places, Why: fmt.Sprintf("%d holders of %d operators can take a seat now, and 3 of different operators are needed", holders, operators)}
+			return s, &PlacementError{Want: 3, Have: places, Why: fmt.Sprintf("the network has %d holders of %d operators, and 3 of different operators are needed", holders, operators)}
 		}
 	case s.k == 0 && len(o.Holders) > 0 && s.n == len(o.Holders):
 		if _, k, ok := share.DefaultShape(s.n); ok && s.n <= 5 {
@@ -119,11 +119,12 @@ func (o *PutOptions) choose(r roster, prev *share.Manifest) (shape, error) {
 	return s, nil
 }
 
-// eligible counts the holders that can take a seat now, and their operators.
+// eligible counts the holders, and their operators. One that is off counts: a
+// node that happens to be down must not turn the default 3-of-5 into 2-of-3.
 func (r roster) eligible() (holders, operators int) {
 	seen := make(map[string]bool)
 	for _, m := range r {
-		if m.Holder && !m.Revoked && !m.Lapsed && ready(m) {
+		if m.Holder && !m.Revoked && !m.Lapsed {
 			holders++
 			seen[operator(m)] = true
 		}
@@ -330,7 +331,7 @@ func (p *placing) countReady(seats []key.NodeID) int {
 func (p *placing) describe(seats []key.NodeID) []SeatState {
 	out := make([]SeatState, 0, len(seats))
 	for _, id := range seats {
-		st := p.roster.seat(id, 0, "sent", "")
+		st := p.roster.seat(id, 0, "planned", "")
 		switch m := p.roster[id]; {
 		case !m.Online:
 			st.State = "unreachable"
