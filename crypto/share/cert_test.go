@@ -351,10 +351,10 @@ func TestVerifyCertKnownSkipsOnlySignatures(t *testing.T) {
 	}
 }
 
-func TestCertificatesHaveAtMost64Receipts(t *testing.T) {
+func TestCertificatesHaveAreBounded(t *testing.T) {
 	c := &CommitCert{Manifest: fill(1)}
 	o := receipt(key.TypePrepared, plain(1).sign(t), 0, at{1, 0})
-	for range 2 * MaxSeats {
+	for range MaxReceipts {
 		c.Prepared = append(c.Prepared, o)
 	}
 	if _, err := DecodeCert(c.Encode()); err != nil {

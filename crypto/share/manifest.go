@@ -154,11 +154,17 @@ func SignManifest(owner key.PersonPrivate, net key.NetworkID, m Manifest) (*Sign
 		return nil, err
 	}
 	o := key.Sign(owner, net, key.TypeManifest, key.Marshal(&m))
+	if n := len(o.Encode()); n > MaxManifest {
+		return nil, fmt.Errorf("%w: %d bytes", ErrManifest, n)
+	}
 	return &SignedManifest{Manifest: m, Object: o, Hash: o.Hash(net)}, nil
 }
 
 // OpenManifest verifies a manifest that arrived as bytes.
 func OpenManifest(net key.NetworkID, b []byte) (*SignedManifest, error) {
+	if len(b) > MaxManifest {
+		return nil, fmt.Errorf("%w: %d bytes", ErrManifest, len(b))
+	}
 	o, err := key.DecodeObject(b)
 	if err != nil {
 		return nil, err

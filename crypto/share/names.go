@@ -24,6 +24,18 @@ const (
 	MaxLabel   = 1<<10 + 64 // sealed label, bytes
 	MaxPolicy  = 8 << 10    // policy, bytes
 	MaxKeep    = 16
+	// MaxReceipts is how many a certificate can need: one of each seat of the
+	// manifest, of prev and of those that force names.
+	MaxReceipts = (2 + MaxForce) * MaxSeats
+)
+
+// Encoded sizes, in bytes, above which an object is not looked at. With all
+// fields at their limits they are not reached but by extensions.
+const (
+	MaxManifest  = 32 << 10
+	MaxCert      = 128 << 10
+	MaxTombstone = 1 << 10
+	MaxApproval  = 1 << 10
 )
 
 // IndexKey is HKDF(owner seed, "keymesh/v1/index" || network id): it finds a

@@ -67,7 +67,7 @@ func openReceipt(net key.NetworkID, t key.Type, o key.Object, verified bool) (Re
 type CommitCert struct {
 	key.Head
 	Manifest key.Hash     `cbor:"1,keyasint"`
-	Prepared []key.Object `cbor:"2,keyasint"` // at most 2*32
+	Prepared []key.Object `cbor:"2,keyasint"` // at most [MaxReceipts]
 }
 
 // Encode returns the bytes of the certificate.
@@ -75,11 +75,14 @@ func (c *CommitCert) Encode() []byte { return key.Marshal(c) }
 
 // DecodeCert parses a certificate without verifying it.
 func DecodeCert(b []byte) (*CommitCert, error) {
+	if len(b) > MaxCert {
+		return nil, fmt.Errorf("%w: %d bytes", ErrCertificate, len(b))
+	}
 	c := new(CommitCert)
 	if err := key.Unmarshal(b, c); err != nil {
 		return nil, err
 	}
-	if len(c.Prepared) > 2*MaxSeats {
+	if len(c.Prepared) > MaxReceipts {
 		return nil, fmt.Errorf("%w: %d receipts", ErrCertificate, len(c.Prepared))
 	}
 	return c, nil
@@ -228,6 +231,9 @@ func OpenTombstone(net key.NetworkID, b []byte) (*Tombstone, key.Hash, error) {
 	}
 	if err := o.Verify(net, key.TypeTombstone); err != nil {
 		return nil, key.Hash{}, err
+	}
+	if len(b) > MaxTombstone {
+		return nil, key.Hash{}, fmt.Errorf("%w: %d bytes", ErrTombstone, len(b))
 	}
 	t := new(Tombstone)
 	if err := key.Unmarshal(o.Body, t); err != nil {

@@ -229,6 +229,9 @@ func ReadApproval(net key.NetworkID, b []byte) (*Approval, error) {
 	if err := o.Verify(net, key.TypeApproval); err != nil {
 		return nil, err
 	}
+	if len(b) > MaxApproval {
+		return nil, fmt.Errorf("%w: an approval of %d bytes", ErrRequest, len(b))
+	}
 	a := new(Approval)
 	if err := key.Unmarshal(o.Body, a); err != nil {
 		return nil, err
