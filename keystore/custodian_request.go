@@ -277,6 +277,11 @@ func (c *custodian) keep(ctx context.Context, a arrival) (*decision, error) {
 		d.outcome, d.why = custody.Refused, why
 		return d, nil
 	}
+	if a.Person != judges[0].Owner && c.cfg.clockOff() {
+		// What others than the owner ask for rests on the times in their words.
+		d.outcome, d.why = custody.Denied, "the clock of this holder is off"
+		return d, nil
+	}
 	held := c.requests.get(a.ID, a.Hash)
 	fresh := held == nil
 	switch {

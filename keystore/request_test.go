@@ -373,3 +373,24 @@ func TestRequestTimes(t *testing.T) {
 }
 
 var errFakeLog = errors.New("fake: the log cannot be written")
+
+// TestRequestClock: a holder whose clock is off gives nothing to words that
+// rest on times, and still serves the owner (protocol.md section 5).
+func TestRequestClock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newRWorld(t, rPolicy)
+		off := ""
+		w.nodes[1].custodian.cfg.Clock = func() string { return off }
+		r, _ := w.asks(w.a, nil)
+		w.mustAt(1, r, custody.Wait, w.yes(w.b, r))
+		w.pass(1, rDelay*time.Second)
+		off = "an hour behind its peers"
+		if out := w.mustAt(1, r, custody.Denied, w.yes(w.b, r)); out.Why == "" {
+			t.Errorf("no reason is given: %+v", out)
+		}
+		own, _ := w.requestNow(w.hWorld, w.owner, nil)
+		w.mustAt(1, own, custody.OK)
+		off = ""
+		w.mustAt(1, r, custody.OK, w.yes(w.b, r))
+	})
+}

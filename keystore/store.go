@@ -28,6 +28,10 @@ type Config struct {
 	// SealingKeys returns the keys that names come sealed to, those replaced of
 	// late too. nil: names of others' secrets are not shown here.
 	SealingKeys func() []*seal.PrivateKey
+	// Clock returns "" while this node's clock looks right, otherwise what is
+	// wrong with it: then requests of others than the owner are denied
+	// (protocol.md section 5). It is cheap. nil: the clock is trusted.
+	Clock func() string
 	// PersonName returns what people here call a person, or "". It may be nil.
 	PersonName func(key.PersonPublic) string
 	// Log may be nil: nothing is logged. Secrets, names and rows never are.
@@ -53,6 +57,8 @@ const (
 // maxAnswer is the longest answer of a holder that is looked at, in bytes: the
 // frame of a link (protocol.md section 4).
 const maxAnswer = 5 << 18
+
+func (c *Config) clockOff() bool { return c.Clock != nil && c.Clock() != "" }
 
 func (l Limits) withDefaults() Limits {
 	if l.Secrets == 0 {
