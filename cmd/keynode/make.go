@@ -94,7 +94,8 @@ func printIdentity(out io.Writer, id *Identity) {
 	fmt.Fprintf(out, "node        %s\nfingerprint %s\nperson      %s\n", id.Node.ID(), strings.Join(id.Node.ID().Fingerprint(), " "), id.Persons[0].Key.Public())
 }
 
-// createNode writes the identity and an empty store beside it.
+// createNode writes the identity and an empty store beside it, and the audit log
+// of a node that is in a network already.
 func createNode(dir string, id *Identity, u Unlock) error {
 	if err := createIdentity(dir, id, u); err != nil {
 		return err
@@ -102,7 +103,10 @@ func createNode(dir string, id *Identity, u Unlock) error {
 	if err := storage.Create(dir, (*[32]byte)(id.StorageKey)); err != nil {
 		return fmt.Errorf("making the store: %w", err)
 	}
-	return nil
+	if id.Network.IsZero() {
+		return nil // joining makes the audit log, which is of one network
+	}
+	return makeAudit(dir, id, id.Network)
 }
 
 // foundNetwork makes the network authority and the first issuer, and admits
@@ -199,6 +203,9 @@ func keepAdmission(ctx context.Context, dir string, id *Identity, adm mesh.Admis
 	stop()
 	if err = errors.Join(err, ignoreCanceled(<-done), db.Close()); err != nil {
 		return fmt.Errorf("keeping the roster: %w", err)
+	}
+	if err := makeAudit(dir, id, adm.Network); err != nil {
+		return err
 	}
 	id.Network, id.Member, id.IssuerCert = adm.Network, adm.Member, adm.Issuer
 	return id.save()

@@ -33,14 +33,15 @@ type daemon struct {
 	persons sync.RWMutex
 	id      *Identity
 
-	dir  string
-	cfg  Config
-	log  *slog.Logger
-	db   *storage.DB
-	node *mesh.Node
-	iss  *mesh.Issuer
-	keys *keystore.Store
-	api  *api.Server
+	dir   string
+	cfg   Config
+	log   *slog.Logger
+	db    *storage.DB
+	audit *storage.Audit
+	node  *mesh.Node
+	iss   *mesh.Issuer
+	keys  *keystore.Store
+	api   *api.Server
 
 	restoring atomic.Pointer[string] // how far a restore is; nil: there is none
 	rotating  atomic.Pointer[string] // the same of a rotation of recovery keys
@@ -71,6 +72,9 @@ func (d *daemon) open() (err error) {
 	if d.db, err = storage.Open(d.dir, (*[32]byte)(d.id.StorageKey), storage.Options{MaxBytes: int64(d.cfg.StorageMax), Log: d.log}); err != nil {
 		return fmt.Errorf("opening the store: %w", err)
 	}
+	if err := d.openAudit(); err != nil {
+		return err
+	}
 	if d.cfg.Listen != "" {
 		if d.listener, err = net.Listen("tcp", d.cfg.Listen); err != nil {
 			return hint(fmt.Errorf("listening for peers: %w", err), "another program, or another node, has this port; choose one with --listen")
@@ -83,8 +87,8 @@ func (d *daemon) open() (err error) {
 	if err != nil {
 		return fmt.Errorf("the sealing key: %w", err)
 	}
-	d.keys, err = keystore.New(keystore.Config{Network: network{d.node}, Shelf: d.db, ID: d.id.Network, Node: d.id.Node, Log: d.log,
-		Persons: d.personKeys, SealingKeys: func() []*seal.PrivateKey { return []*seal.PrivateKey{sealing} },
+	d.keys, err = keystore.New(keystore.Config{Network: network{d.node}, Shelf: d.db, ID: d.id.Network, Node: d.id.Node, Audit: auditor{d.audit}, Log: d.log,
+		Clock: d.node.Clock, Persons: d.personKeys, SealingKeys: func() []*seal.PrivateKey { return []*seal.PrivateKey{sealing} },
 		Limits: keystore.Limits{Secrets: int(d.cfg.QuotaSecrets), Bytes: int64(d.cfg.QuotaBytes)}})
 	if err != nil {
 		return err
@@ -145,6 +149,9 @@ func (d *daemon) close() {
 	if d.listener != nil {
 		d.listener.Close()
 	}
+	if d.audit != nil {
+		d.audit.Close()
+	}
 	if d.db != nil {
 		d.db.Close()
 	}
@@ -160,6 +167,7 @@ func (d *daemon) Run(ctx context.Context, ready func()) error {
 	}
 	stages := []stage{
 		{"store", d.db.Run},
+		{"audit log", d.audit.Run},
 		{"mesh", func(ctx context.Context) error { return d.node.Run(ctx, d.keys.Answer) }},
 		{"keystore", d.keys.Run},
 		{"restore", d.restore}, {"rotate", d.rotate},
@@ -174,7 +182,7 @@ func (d *daemon) Run(ctx context.Context, ready func()) error {
 		return nil
 	}})
 	err = runStages(ctx, stages...)
-	return errors.Join(err, d.db.Close())
+	return errors.Join(err, d.audit.Close(), d.db.Close())
 }
 
 type apiListener struct {
