@@ -85,6 +85,7 @@ func (n *Node) forget(now time.Time) {
 		delete(n.peers, id)
 		n.note(Note{Kind: NoteRecord, ID: key.Hash(id)})
 	}
+	n.settleAccounts(now)
 	for a, s := range n.strange {
 		if now.Sub(s.next) > strangeWait {
 			delete(n.strange, a)

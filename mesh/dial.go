@@ -39,6 +39,7 @@ type contact struct {
 	proven     map[string]bool // addresses at which this node was met
 	seen       time.Time       // when a link to it last ended or was up
 	sealing    []byte
+	account    *account // nil: it has all that a new peer has
 	fails      int
 	next       time.Time
 	dialling   bool

@@ -85,8 +85,7 @@ func (n *Node) met(l *link, theirs *hello, rec *roster.Record, now time.Time) {
 	if l.inbound {
 		n.cameFrom(c, l.addr)
 	}
-	l.records.burst = max(recordBurst, float64(n.roster.Len()))
-	l.records.tokens = l.records.burst
+	l.account = n.account(c)
 }
 
 // merge takes one item into the roster, and spreads it when it is news. The
@@ -311,7 +310,7 @@ func (n *Node) take(l *link, items []roster.Item, asked bool) error {
 	for _, it := range items {
 		n.mu.Lock()
 		var err error
-		if !asked && !l.records.take(now, 1) {
+		if !asked && !n.mayTell(l.account, now) {
 			err = ErrBusy
 		} else {
 			err = n.merge(it, l.peer, now)

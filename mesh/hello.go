@@ -18,6 +18,7 @@ var (
 	errSelf   = errors.New("that is this node itself")
 	errFull   = errors.New("the node has as many links as it may")
 	errNoJoin = errors.New("joins are refused")
+	errOften  = errors.New("the node opens links too often")
 )
 
 // welcome serves a connection that somebody opened: upgrade, inner TLS, then
@@ -90,6 +91,10 @@ func (n *Node) receive(conn *tls.Conn, raw *guarded, pub key.NodePublic, host st
 		return nil, n.serveJoin(conn, h.Call, pub.ID(), host, body)
 	}
 	now := time.Now()
+	if !n.mayMeet(pub.ID(), now) {
+		n.refuse(conn, h.Call, errOften)
+		return nil, errOften
+	}
 	theirs, rec, err := n.judge(pub, body, now)
 	if err != nil {
 		n.refuse(conn, h.Call, err)
@@ -164,6 +169,8 @@ func (n *Node) refuse(w io.Writer, call uint64, err error) {
 		f.Text = "own id"
 	case errors.Is(err, errFull):
 		f.Code, f.Text = frame.CodeBusy, "full"
+	case errors.Is(err, errOften):
+		f.Code, f.Text = frame.CodeBusy, "links too often"
 	default:
 		return
 	}

@@ -61,21 +61,17 @@ type link struct {
 	received atomic.Int64 // unix nanoseconds of the last frame
 	used     atomic.Int64 // unix nanoseconds of the last call or handler
 	retired  atomic.Bool  // superseded: no new calls
-	metered  bucket       // reader only
-	own      bucket       // reader only: mesh's own verbs
-	records  bucket       // under n.mu
+	account  *account     // the peer's, set before the link serves
 
-	mu      sync.Mutex
-	queue   []out
-	spare   []out
-	calls   map[uint64]*pending
-	last    uint64 // call id
-	inCalls int
-	inBytes int
-	pings   pinging
-	offer   offer
-	skew    time.Duration
-	rtt     time.Duration
+	mu    sync.Mutex
+	queue []out
+	spare []out
+	calls map[uint64]*pending
+	last  uint64 // call id
+	pings pinging
+	offer offer
+	skew  time.Duration
+	rtt   time.Duration
 }
 
 type pinging struct {
@@ -114,8 +110,6 @@ func newLink(n *Node, g greeting, conn *tls.Conn, raw *guarded, frames *frame.Re
 	l := &link{
 		greeting: g, n: n, conn: conn, raw: raw, frames: frames,
 		wake: make(chan struct{}, 1), calls: map[uint64]*pending{},
-		metered: newBucket(meteredRate, meteredBurst), own: newBucket(meteredRate, meteredBurst),
-		records: newBucket(recordRate, recordBurst),
 	}
 	l.ctx, l.cancel = context.WithCancelCause(n.ctx)
 	now := time.Now()

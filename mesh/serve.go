@@ -68,7 +68,7 @@ func (l *link) reply(h frame.Head, now time.Time) error {
 // body takes memory.
 func (l *link) asked(h frame.Head, now time.Time) error {
 	if h.Verb == verbPing && h.Kind == frame.Request && h.Size <= wireSize(verbPing) {
-		if !l.own.take(now, 1) {
+		if !l.account.own.AllowN(now, 1) {
 			l.n.count("pings dropped")
 			return l.frames.Skip()
 		}
@@ -102,7 +102,7 @@ func (l *link) admit(h frame.Head, now time.Time) (code uint64, text string) {
 		if !l.n.ownVerb(h) {
 			return frame.CodeRefused, "unknown verb"
 		}
-		if !l.own.take(now, 1) {
+		if !l.account.own.AllowN(now, 1) {
 			return frame.CodeBusy, "rate"
 		}
 	default:
@@ -110,7 +110,7 @@ func (l *link) admit(h frame.Head, now time.Time) (code uint64, text string) {
 		if !t.Lapsed && l.lapsed(now) {
 			return frame.CodeRefused, "lapsed"
 		}
-		if !t.Unmetered && !l.metered.take(now, 1) {
+		if !t.Unmetered && !l.account.metered.AllowN(now, 1) {
 			return frame.CodeBusy, "rate"
 		}
 		l.used.Store(now.UnixNano())
@@ -123,21 +123,18 @@ func (l *link) admit(h frame.Head, now time.Time) (code uint64, text string) {
 
 // enter reserves room for a call of the far side.
 func (l *link) enter(size int) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.inCalls >= maxCalls || l.inCalls > 0 && l.inBytes+size > maxInFlight || !l.n.hold(size) {
+	if !l.account.enter(size) {
 		return false
 	}
-	l.inCalls++
-	l.inBytes += size
+	if !l.n.hold(size) {
+		l.account.leave(size)
+		return false
+	}
 	return true
 }
 
 func (l *link) leave(size int) {
-	l.mu.Lock()
-	l.inCalls--
-	l.inBytes -= size
-	l.mu.Unlock()
+	l.account.leave(size)
 	l.n.unhold(size)
 }
 
