@@ -207,7 +207,7 @@ func (c *custodian) openManifest(b []byte) (*version, error) {
 
 // readManifest parses a manifest out of this node's own records.
 func (c *custodian) readManifest(b []byte) (*version, error) {
-	return c.versions.get(b, func() (*version, error) { return readVersion(c.cfg.ID, b) })
+	return c.versions.getUsed(b, func() (*version, error) { return readVersion(c.cfg.ID, b) })
 }
 
 // state loads what is held of a secret. The caller holds its lock. A secret of
@@ -234,6 +234,7 @@ func (c *custodian) state(id key.Hash) (heldState, error) {
 type heldState struct {
 	*secretState
 	summary summary
+	size    int64 // of the record, bytes
 }
 
 func (c *custodian) decode(id key.Hash, b []byte) (heldState, error) {
@@ -242,7 +243,7 @@ func (c *custodian) decode(id key.Hash, b []byte) (heldState, error) {
 		return heldState{}, fmt.Errorf("the record of a secret: %w", err)
 	}
 	s, err := stateOf(c.cfg.ID, id, &r, c.readManifest)
-	return heldState{s, summaryOf(&r)}, err
+	return heldState{s, summaryOf(&r), int64(len(b))}, err
 }
 
 // step runs one step of one secret: it loads the state, makes the step's
@@ -284,12 +285,14 @@ func (c *custodian) step(ctx context.Context, id key.Hash, f holderFacts, do fun
 // loaded again.
 func (c *custodian) apply(ctx context.Context, id key.Hash, old heldState, r stepResult) error {
 	rec := r.next.record()
-	recs := append(r.writes, share.Record{Place: statePlace(id), Value: key.Marshal(rec)})
+	state := key.Marshal(rec)
+	recs := append(r.writes, share.Record{Place: statePlace(id), Value: state})
 	if err := c.cfg.Shelf.Commit(context.WithoutCancel(ctx), recs...); err != nil {
 		c.states.drop(id)
 		return err
 	}
-	now := heldState{r.next, summaryOf(rec)}
+	now := heldState{r.next, summaryOf(rec), int64(len(state))}
+	c.versions.use(r.next.versions())
 	c.states.put(id, now)
 	c.index.replace(id, old.summary, now.summary)
 	return nil

@@ -9,14 +9,22 @@ import (
 )
 
 // young is a map bounded by age: what was not used while the newer half filled
-// up is forgotten. Not safe for concurrent use.
+// up, by number or by weight, is forgotten. Not safe for concurrent use.
 type young[K comparable, V any] struct {
 	half     int
+	weight   int64 // of the newer half, at most
+	weigh    func(V) int64
+	held     int64 // by the newer half
 	new, old map[K]V
 }
 
 func newYoung[K comparable, V any](size int) young[K, V] {
-	return young[K, V]{half: size / 2, new: make(map[K]V)}
+	return newHeavy[K](size, int64(size), func(V) int64 { return 1 })
+}
+
+// newHeavy is a young map that is also bounded by the weight of what is in it.
+func newHeavy[K comparable, V any](size int, weight int64, weigh func(V) int64) young[K, V] {
+	return young[K, V]{half: size / 2, weight: weight / 2, weigh: weigh, new: make(map[K]V)}
 }
 
 func (y *young[K, V]) get(k K) (V, bool) {
@@ -31,39 +39,67 @@ func (y *young[K, V]) get(k K) (V, bool) {
 }
 
 func (y *young[K, V]) put(k K, v V) {
-	if len(y.new) >= y.half {
-		y.old, y.new = y.new, make(map[K]V)
+	y.drop(k)
+	w := y.weigh(v)
+	if len(y.new) >= y.half || (len(y.new) > 0 && y.held+w > y.weight) {
+		y.old, y.new, y.held = y.new, make(map[K]V), 0
 	}
 	y.new[k] = v
+	y.held += w
 }
 
 func (y *young[K, V]) drop(k K) {
+	if v, ok := y.new[k]; ok {
+		y.held -= y.weigh(v)
+	}
 	delete(y.new, k)
 	delete(y.old, k)
 }
 
-// Sizes of the caches: about 2 kB a manifest and 4 kB a state that shares its
-// manifests with the first, 40 B a receipt.
+// Bounds of the caches: about 2 kB a manifest and 4 kB a state that shares its
+// manifests with the first, 40 B a receipt. Manifests that nothing here needs,
+// which cost their sender a signature, have a small cache of their own.
 const (
-	maxVersions = 1024
-	maxStates   = 512
-	maxReceipts = 8192
+	maxVersions     = 1024
+	maxVersionBytes = 16 << 20
+	maxStrays       = 128
+	maxStrayBytes   = 1 << 20
+	maxStates       = 512
+	maxStateBytes   = 32 << 20
+	maxReceipts     = 8192
 )
 
-// versionCache keeps verified manifests by the hash of the bytes they came in.
+// versionCache keeps verified manifests by the hash of the bytes they came in:
+// those that a state here uses, and the last ones that none does.
 type versionCache struct {
-	mu sync.Mutex
-	m  young[[32]byte, *version]
+	mu     sync.Mutex
+	m      young[[32]byte, *version]
+	strays young[[32]byte, *version]
 }
 
 func newVersionCache() *versionCache {
-	return &versionCache{m: newYoung[[32]byte, *version](maxVersions)}
+	// A parsed manifest takes about twice the room of its bytes.
+	weigh := func(v *version) int64 { return 2 * int64(len(v.Object.Body)) }
+	return &versionCache{m: newHeavy[[32]byte](maxVersions, maxVersionBytes, weigh), strays: newHeavy[[32]byte](maxStrays, maxStrayBytes, weigh)}
 }
 
+// get returns the manifest, opened at most once while it is remembered.
 func (c *versionCache) get(b []byte, open func() (*version, error)) (*version, error) {
+	return c.getInto(&c.strays, b, open)
+}
+
+// getUsed is get for a manifest that a state here has.
+func (c *versionCache) getUsed(b []byte, open func() (*version, error)) (*version, error) {
+	return c.getInto(&c.m, b, open)
+}
+
+func (c *versionCache) getInto(cache *young[[32]byte, *version], b []byte, open func() (*version, error)) (*version, error) {
 	h := sha256.Sum256(b)
 	c.mu.Lock()
 	v, ok := c.m.get(h)
+	if !ok {
+		v, ok = c.strays.get(h)
+	}
 	c.mu.Unlock()
 	if ok {
 		return v, nil
@@ -72,10 +108,23 @@ func (c *versionCache) get(b []byte, open func() (*version, error)) (*version, e
 	if err != nil {
 		return nil, err
 	}
+	v.wire = h
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.m.put(h, v)
+	cache.put(h, v)
 	return v, nil
+}
+
+// use notes that a state here has these manifests now.
+func (c *versionCache) use(vs []*version) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, v := range vs {
+		if _, ok := c.strays.get(v.wire); ok {
+			c.strays.drop(v.wire)
+			c.m.put(v.wire, v)
+		}
+	}
 }
 
 // stateCache keeps the states of the secrets last used.
@@ -85,7 +134,7 @@ type stateCache struct {
 }
 
 func newStateCache() *stateCache {
-	return &stateCache{m: newYoung[key.Hash, heldState](maxStates)}
+	return &stateCache{m: newHeavy[key.Hash](maxStates, maxStateBytes, func(h heldState) int64 { return h.size })}
 }
 
 func (c *stateCache) get(id key.Hash) (heldState, bool) {

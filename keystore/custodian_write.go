@@ -16,15 +16,18 @@ func validTail(s string) bool {
 	return r != utf8.RuneError || n > 1
 }
 
+// whyOutsider is said to a node that has to be a member and is not.
+const whyOutsider = "the sending node is not in the roster"
+
 // prepare serves PREPARE.
 func (c *custodian) prepare(ctx context.Context, from key.NodeID, q *custody.Prepare) (key.Body, error) {
+	f := c.facts(from)
+	if f.operator == "" {
+		return &custody.PrepareReply{Outcome: custody.Refused, Why: whyOutsider}, nil
+	}
 	p, err := c.openPrepare(q)
 	if err != nil {
 		return &custody.PrepareReply{Outcome: custody.Refused, Why: bounded(err.Error())}, nil
-	}
-	f := c.facts(from)
-	if f.operator == "" {
-		return &custody.PrepareReply{Outcome: custody.Refused, Why: "the sending node is not in the roster"}, nil
 	}
 	progress, err := c.askPrepare(ctx, from, p, q)
 	if err != nil {
@@ -199,11 +202,15 @@ func (c *custodian) ask(ctx context.Context, from key.NodeID, con *consent, requ
 
 // commit serves COMMIT.
 func (c *custodian) commit(ctx context.Context, from key.NodeID, q *custody.Commit) (key.Body, error) {
+	f := c.facts(from)
+	if f.operator == "" && !c.holds(ctx, q.Manifest) {
+		return &custody.CommitReply{Outcome: custody.Refused, Why: whyOutsider}, nil
+	}
 	cert, err := c.openCertificate(q.Manifest, q.Cert, q.Before)
 	if err != nil {
 		return &custody.CommitReply{Outcome: custody.Refused, Why: bounded(err.Error())}, nil
 	}
-	r, there, receipt, err := c.step(ctx, cert.of.ID, c.facts(from), func(s *secretState, f holderFacts) stepResult {
+	r, there, receipt, err := c.step(ctx, cert.of.ID, f, func(s *secretState, f holderFacts) stepResult {
 		return s.commit(f, commitMsg{*cert})
 	})
 	if err != nil {
@@ -217,6 +224,21 @@ func (c *custodian) commit(ctx context.Context, from key.NodeID, q *custody.Comm
 		c.passing.add(r.next, c.self)
 	}
 	return reply, nil
+}
+
+// holds reports whether there is a record of the secret that the manifest names,
+// which is not verified.
+func (c *custodian) holds(ctx context.Context, manifest []byte) bool {
+	var m share.Manifest
+	if len(manifest) > share.MaxManifest {
+		return false
+	}
+	o, err := key.DecodeObject(manifest)
+	if err != nil || key.Unmarshal(o.Body, &m) != nil {
+		return false
+	}
+	s, err := c.peek(ctx, m.ID)
+	return err == nil && !s.nothing()
 }
 
 // delete serves DELETE.

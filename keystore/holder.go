@@ -30,7 +30,8 @@ const (
 type version struct {
 	*share.SignedManifest
 	policy *policy.Policy
-	sane   error // why the policy is refused; nil when it is sound
+	sane   error    // why the policy is refused; nil when it is sound
+	wire   [32]byte // SHA-256 of the bytes it came in, where a cache has it
 }
 
 func newVersion(m *share.SignedManifest) *version {

@@ -136,6 +136,21 @@ func (s *secretState) parties() []key.PersonPublic {
 	return slices.Compact(out)
 }
 
+// versions are all that are here in any role.
+func (s *secretState) versions() []*version {
+	var out []*version
+	for _, e := range s.entries() {
+		out = append(append(out, e.version), e.before...)
+	}
+	return out
+}
+
+// entries are the versions that this holder has as its own.
+func (s *secretState) entries() []*stored {
+	all := append(append([]*stored{s.committed, s.kept}, s.pending...), s.history...)
+	return slices.DeleteFunc(all, func(e *stored) bool { return e == nil })
+}
+
 // versionsForParties: those of the version in force, or, before there is one,
 // those of what is pending.
 func (s *secretState) versionsForParties() []*version {
