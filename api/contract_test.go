@@ -209,6 +209,7 @@ func TestDocumentHasEveryMember(t *testing.T) {
 		"Version": apitype.Version{}, "Peer": apitype.Peer{}, "Peers": apitype.Peers{}, "InviteRequest": apitype.InviteRequest{},
 		"Invite": apitype.Invite{}, "Person": apitype.Person{}, "Storage": apitype.Storage{}, "Check": apitype.Check{},
 		"Secrets": apitype.Secrets{}, "Status": apitype.Status{}, "State": state{},
+		"Pending": apitype.Pending{}, "Request": apitype.Request{}, "Said": apitype.Said{}, "Requests": apitype.Requests{}, "Word": apitype.Word{}, "Heard": apitype.Heard{},
 		"KitRequest": apitype.KitRequest{}, "Kit": apitype.Kit{}, "KitNode": apitype.KitNode{}, "PersonInfo": apitype.PersonInfo{},
 		"Persons": apitype.Persons{}, "NewPerson": apitype.NewPerson{}, "PersonExport": apitype.PersonExport{},
 		"PersonFile": apitype.PersonFile{}, "PersonImport": apitype.PersonImport{},

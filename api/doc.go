@@ -51,6 +51,8 @@ type Mesh interface {
 type Config struct {
 	Secrets Secrets
 	Mesh    Mesh
+	// Requests are required too.
+	Requests Requests
 	// Identities may be nil: the paths of persons and kits then answer 503.
 	Identities Identities
 	// Persons returns the person of that name; "" is the default one.
@@ -104,7 +106,7 @@ type Server struct {
 // New checks the configuration. It starts nothing.
 func New(cfg Config) (*Server, error) {
 	switch {
-	case cfg.Secrets == nil || cfg.Mesh == nil || cfg.Persons == nil:
+	case cfg.Secrets == nil || cfg.Requests == nil || cfg.Mesh == nil || cfg.Persons == nil:
 		return nil, errors.New("api: no keystore, mesh or persons")
 	case len(cfg.Token) != 0 && len(cfg.Token) < minToken:
 		return nil, errors.New("api: the token is too short")
@@ -123,5 +125,6 @@ func New(cfg Config) (*Server, error) {
 	}
 	s.routes = s.endpoints()
 	maps.Copy(s.routes, s.identityEndpoints())
+	maps.Copy(s.routes, s.requestEndpoints())
 	return s, nil
 }

@@ -243,6 +243,9 @@ func write(w http.ResponseWriter, r *http.Request, a answer) {
 	if a.gen != 0 {
 		h.Set("ETag", strconv.Quote(strconv.FormatUint(a.gen, 10)))
 	}
+	if a.location != "" {
+		h.Set("Location", a.location)
+	}
 	if a.replayed {
 		h.Set("Idempotency-Replayed", "true")
 	}

@@ -27,6 +27,12 @@ func problemOf(err error, o op) *apitype.Problem {
 		return p
 	}
 	switch {
+	case errors.Is(err, keystore.ErrVetoed):
+		return apitype.NewProblem(apitype.Denied, "the request was vetoed")
+	case errors.Is(err, keystore.ErrNoRequest):
+		return apitype.NewProblem(apitype.NotFound, "this node knows of no such request of, or for, this person")
+	case errors.Is(err, keystore.ErrEnded):
+		return apitype.NewProblem(apitype.Gone, "%.500s", err)
 	case errors.Is(err, keystore.ErrDenied):
 		return apitype.NewProblem(apitype.Denied, "every holder that answered denies this person")
 	case errors.Is(err, keystore.ErrNotFound):

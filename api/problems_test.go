@@ -202,7 +202,7 @@ func TestStatus(t *testing.T) {
 }
 
 func TestNewRefuses(t *testing.T) {
-	good := Config{Secrets: sampleSecrets(), Mesh: sampleMesh(), Persons: func(string) (keystore.Person, bool) { return keystore.Person{}, false }}
+	good := Config{Secrets: sampleSecrets(), Requests: sampleRequests(), Mesh: sampleMesh(), Persons: func(string) (keystore.Person, bool) { return keystore.Person{}, false }}
 	if _, err := New(good); err != nil {
 		t.Fatal(err)
 	}

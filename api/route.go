@@ -50,6 +50,7 @@ type answer struct {
 	gen      uint64 // ETag; 0: none
 	secret   bool
 	replayed bool
+	location string // of what goes on; empty: none
 }
 
 func (s *Server) endpoints() map[string]map[string]endpoint {
@@ -77,6 +78,9 @@ func (s *Server) endpoints() map[string]map[string]endpoint {
 // segment is the verb. Nothing is cleaned or redirected on the way: a path that
 // needs it has a name that is refused.
 func route(method, escaped string) (pattern, name string) {
+	if rest, ok := strings.CutPrefix(escaped, apitype.PathRequests+"/"); ok {
+		return routeRequest(rest)
+	}
 	rest, ok := strings.CutPrefix(escaped, apitype.PathSecrets+"/")
 	if !ok {
 		return escaped, ""
@@ -125,6 +129,9 @@ func (s *Server) parse(e endpoint, raw, pattern string, r *http.Request) (*reque
 			return nil, p
 		}
 		out.name = name
+	}
+	if strings.HasPrefix(pattern, patternRequest) {
+		out.name = raw
 	}
 	var p *apitype.Problem
 	if out.query, p = parseQuery(r.URL.RawQuery, e); p != nil {

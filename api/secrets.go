@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"strconv"
 	"strings"
@@ -229,6 +230,10 @@ func (s *Server) recover(r *request) (answer, error) {
 		o.Manifest = m
 	}
 	res, err := s.cfg.Secrets.Recover(r.ctx, r.person, r.name, o)
+	var pend *keystore.PendingError
+	if errors.As(err, &pend) {
+		return pendingAnswer(pend)
+	}
 	if err != nil {
 		clear(res.Value)
 		return answer{}, err

@@ -32,7 +32,7 @@ type bubble struct {
 func inBubble(t *testing.T, f func(*bubble)) {
 	synctest.Test(t, func(t *testing.T) {
 		b := &bubble{t: t, secrets: sampleSecrets(), net: memnet.New(), ended: make(chan error, 1)}
-		s, err := New(Config{Secrets: b.secrets, Mesh: sampleMesh(), Persons: func(string) (keystore.Person, bool) { return keystore.Person{}, true }})
+		s, err := New(Config{Secrets: b.secrets, Requests: sampleRequests(), Mesh: sampleMesh(), Persons: func(string) (keystore.Person, bool) { return keystore.Person{}, true }})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -266,7 +266,7 @@ func TestConnectionCap(t *testing.T) {
 
 func TestServeRefusesListeners(t *testing.T) {
 	e := newEnv(t)
-	tokenless, err := New(Config{Secrets: e.secrets, Mesh: e.mesh, Persons: e.server.cfg.Persons})
+	tokenless, err := New(Config{Secrets: e.secrets, Requests: sampleRequests(), Mesh: e.mesh, Persons: e.server.cfg.Persons})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -21,6 +21,7 @@ const (
 	Forbidden     Type = "urn:keymesh:problem:forbidden"     // this caller may not use the API
 	Denied        Type = "urn:keymesh:problem:denied"        // the holders refused this person
 	NotFound      Type = "urn:keymesh:problem:not-found"     // no such secret, generation, person or path
+	Gone          Type = "urn:keymesh:problem:gone"          // the request is over
 	Conflict      Type = "urn:keymesh:problem:conflict"      // another writer came first
 	Fork          Type = "urn:keymesh:problem:fork"          // two certified manifests of one generation
 	Precondition  Type = "urn:keymesh:problem:precondition"  // If-Match or If-None-Match does not hold
@@ -56,6 +57,7 @@ func Kinds() []Kind {
 		{Forbidden, "This caller may not use the API", 403, ExitDenied},
 		{Denied, "Denied by the holders", 403, ExitDenied},
 		{NotFound, "Not found", 404, ExitNotFound},
+		{Gone, "The request is over", 410, ExitLocal},
 		{Conflict, "Another writer came first", 409, ExitConflict},
 		{Fork, "Two certified manifests of one generation exist", 409, ExitConflict},
 		{Precondition, "The precondition does not hold", 412, ExitConflict},

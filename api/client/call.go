@@ -115,7 +115,7 @@ func (cl *Client) request(ctx context.Context, c call) (*http.Request, error) {
 
 // forPerson reports whether a path acts for a person; others take none.
 func forPerson(path string) bool {
-	return path == apitype.PathStatus || path == apitype.PathKit || strings.HasPrefix(path, apitype.PathSecrets)
+	return path == apitype.PathStatus || path == apitype.PathKit || strings.HasPrefix(path, apitype.PathRequests) || strings.HasPrefix(path, apitype.PathSecrets)
 }
 
 func (cl *Client) agent() string {
@@ -201,6 +201,13 @@ func (cl *Client) decode(resp *http.Response, body []byte, out any) error {
 		bound(p)
 		return p
 	case apitype.TypeJSON:
+		if resp.StatusCode == http.StatusAccepted {
+			p := &Pending{}
+			if json.Unmarshal(body, &p.Pending) != nil || p.Request == "" {
+				return cl.bad(resp, "its body cannot be read")
+			}
+			return p
+		}
 		if resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusCreated {
 			return cl.bad(resp, "an unexpected status")
 		}

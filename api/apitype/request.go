@@ -1,0 +1,68 @@
+package apitype
+
+import "time"
+
+// PathRequests is where requests for secrets are; a request's hash follows it as
+// one segment, and "/approve" or "/deny" after that.
+const PathRequests = Base + "/requests"
+
+// Pending is the answer 202 to recover: approvals or delays are missing, and the
+// request lives on. The same recover again goes on with it.
+type Pending struct {
+	Request string `json:"request"`
+	// Have of Need signatures and confirmations are here; delays do not count.
+	Have    int       `json:"have"`
+	Need    int       `json:"need"`
+	Missing []string  `json:"missing"`        // clauses, in words
+	Wait    uint64    `json:"wait,omitempty"` // seconds, when only a delay is missing
+	Expires time.Time `json:"expires"`
+	Words   []string  `json:"words"` // six, to compare by phone
+}
+
+// Request is a request as a person sees it: one of their own, or one that waits
+// for their word.
+type Request struct {
+	Request   string   `json:"request"`
+	Words     []string `json:"words"`          // six, to compare by phone
+	ID        string   `json:"id"`             // of the secret
+	Name      string   `json:"name,omitempty"` // proven against ID; else absent
+	Gen       uint64   `json:"gen,omitempty"`  // absent: the latest
+	Owner     string   `json:"owner"`
+	Requester string   `json:"requester"`
+	Reason    string   `json:"reason,omitempty"` // the requester's words
+	// State is one of: open, vetoed, withdrawn, released, expired.
+	State    string    `json:"state"`
+	Created  time.Time `json:"created"`
+	Expires  time.Time `json:"expires"`
+	Mine     bool      `json:"mine"`     // this person asked
+	Approver bool      `json:"approver"` // this person's approval counts
+	Veto     bool      `json:"veto"`     // this person's denial ends it for good
+	Have     int       `json:"have"`
+	Need     int       `json:"need"`
+	Missing  []string  `json:"missing"`
+	Wait     uint64    `json:"wait,omitempty"` // seconds
+	Said     []Said    `json:"said"`
+}
+
+// Said is one person's signed word on a request.
+type Said struct {
+	Person string `json:"person"`
+	Denied bool   `json:"denied"`
+	Note   string `json:"note,omitempty"`
+}
+
+// Requests is the answer to GET /api/v1/requests, youngest first.
+type Requests struct {
+	Items []Request `json:"items"`
+}
+
+// Word is the body of approve and deny.
+type Word struct {
+	Note string `json:"note,omitempty"` // signed, at most 256 bytes
+}
+
+// Heard is the answer to a word on a request: a seat has it on disk, and those
+// that have not are told until the request ends.
+type Heard struct {
+	Request string `json:"request"`
+}
