@@ -22,6 +22,9 @@ type account struct {
 	records *rate.Limiter // unasked ones
 	hellos  *rate.Limiter // links that the peer opened
 
+	silent int       // under n.mu: asks in a row that it did not answer well
+	muted  time.Time // under n.mu: until then it is asked for nothing
+
 	mu    sync.Mutex
 	calls int // the peer's, that are being served
 	bytes int
@@ -101,7 +104,7 @@ func (n *Node) mayMeet(id key.NodeID, now time.Time) bool {
 // dropped. The caller holds n.mu.
 func (n *Node) settleAccounts(now time.Time) {
 	for id, c := range n.peers {
-		if n.link(id) != nil || c.dialling || len(c.waiters) > 0 || c.account == nil || !c.account.whole(now) {
+		if n.link(id) != nil || c.dialling || len(c.waiters) > 0 || c.account == nil || !c.account.whole(now) || now.Before(c.account.muted) {
 			continue
 		}
 		c.account = nil

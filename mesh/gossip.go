@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"keymesh/crypto/key"
@@ -19,7 +20,6 @@ const (
 	gatherTime   = 10 * time.Millisecond // changes are told together
 	gatherPause  = 60 * time.Millisecond // between two rounds of telling
 	pushLinks    = 3
-	askAgain     = 2 * time.Second
 	exchangeTime = 10 * time.Second
 	flapTime     = 5 * time.Second // a link that lived shorter is not missed at once
 )
@@ -300,9 +300,9 @@ func (n *Node) announce(l *link, items []roster.Item) {
 	}
 }
 
-// take merges items that a peer sent. Unasked ones are counted against its
-// rate. A peer that sends what cannot be valid is cut off.
-func (n *Node) take(l *link, items []roster.Item, asked bool) error {
+// take merges items that a peer sent. All but one of each id in asked, which it
+// uses up, are counted against its rate. A peer that sends what cannot be valid is cut off.
+func (n *Node) take(l *link, items []roster.Item, asked []key.Hash) error {
 	if len(items) > maxItems {
 		return errors.New("too many items")
 	}
@@ -310,10 +310,14 @@ func (n *Node) take(l *link, items []roster.Item, asked bool) error {
 	for _, it := range items {
 		n.mu.Lock()
 		var err error
-		if !asked && !n.mayTell(l.account, now) {
+		i := slices.Index(asked, itemID(it))
+		if i < 0 && !n.mayTell(l.account, now) {
 			err = ErrBusy
 		} else {
 			err = n.merge(it, l.peer, now)
+		}
+		if i >= 0 {
+			asked[i] = key.Hash{}
 		}
 		n.mu.Unlock()
 		switch {
@@ -332,64 +336,20 @@ func (n *Node) take(l *link, items []roster.Item, asked bool) error {
 	return nil
 }
 
+// itemID is the id that an item has in a roster.
+func itemID(it roster.Item) key.Hash {
+	if it.Object.Type == key.TypeRevocation {
+		return roster.Revoker(it.Object.Key)
+	}
+	return key.Hash(key.NodePublic(it.Object.Key).ID())
+}
+
 func (n *Node) tookAnnounce(l *link, body []byte) error {
 	var a announce
 	if err := key.Unmarshal(body, &a); err != nil {
 		return err
 	}
-	return n.take(l, a.Items, false)
-}
-
-// tookHave asks for what is news, unless somebody was asked just now.
-func (n *Node) tookHave(ctx context.Context, l *link, body []byte) error {
-	var h have
-	if err := key.Unmarshal(body, &h); err != nil {
-		return err
-	}
-	if len(h.Haves) > maxHaves {
-		return errors.New("too many items")
-	}
-	return n.ask(ctx, l, h.Haves)
-}
-
-// ask fetches the items that are newer than the roster's.
-func (n *Node) ask(ctx context.Context, l *link, haves []roster.Have) error {
-	now := time.Now()
-	var ids []key.Hash
-	n.mu.Lock()
-	for _, h := range haves {
-		if n.roster.Wants(h) && (h.ID != key.Hash(n.id) || h.Seq > n.seq) && now.Sub(n.asking[h.ID]) > askAgain && len(n.asking) < maxHaves {
-			n.asking[h.ID] = now
-			ids = append(ids, h.ID)
-		}
-	}
-	n.mu.Unlock()
-	defer func() {
-		n.mu.Lock()
-		for _, id := range ids {
-			delete(n.asking, id)
-		}
-		n.mu.Unlock()
-	}()
-	for rest := ids; len(rest) > 0; {
-		k := min(len(rest), maxFetch)
-		body, err := l.call(ctx, verbFetch, key.Marshal(&fetch{IDs: rest[:k]}))
-		if err != nil {
-			return err
-		}
-		var a announce
-		if err := key.Unmarshal(body, &a); err != nil {
-			return err
-		}
-		if len(a.Items) > k {
-			return errors.New("more items than were asked for")
-		}
-		if err := n.take(l, a.Items, true); err != nil {
-			return err
-		}
-		rest = rest[k:]
-	}
-	return nil
+	return n.take(l, a.Items, nil)
 }
 
 func (n *Node) answerFetch(body []byte) ([]byte, error) {
@@ -427,10 +387,7 @@ func (n *Node) exchange(l *link) {
 		n.count("exchanges refused")
 		return
 	}
-	if err := n.ask(ctx, l, r.Haves); err != nil {
-		n.count("exchanges refused")
-		return
-	}
+	n.wish(l, r.Haves)
 	n.announce(l, n.missing(r))
 }
 

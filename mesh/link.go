@@ -62,6 +62,7 @@ type link struct {
 	used     atomic.Int64 // unix nanoseconds of the last call or handler
 	retired  atomic.Bool  // superseded: no new calls
 	account  *account     // the peer's, set before the link serves
+	wishes   wishes       // under n.mu
 
 	mu    sync.Mutex
 	queue []out

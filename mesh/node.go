@@ -66,7 +66,7 @@ type Node struct {
 	successor key.NodeID
 	chosen    map[key.NodeID]bool // random neighbours of a large mesh
 	fresh     map[key.Hash]key.NodeID
-	asking    map[key.Hash]time.Time
+	asking    map[key.Hash]int // how many peers are being asked for it
 	badJoins  map[string]*bucket
 	joinAll   bucket
 	dirty     map[noteKey]Note
@@ -92,7 +92,7 @@ func New(cfg Config) (*Node, error) {
 		links: map[key.NodeID]*link{}, counters: map[string]uint64{}, logs: newBucket(1, 20),
 		roster: roster.New(cfg.Network), member: cfg.Member, issuer: cfg.Issuer,
 		peers: map[key.NodeID]*contact{}, strange: map[string]*stranger{}, chosen: map[key.NodeID]bool{},
-		fresh: map[key.Hash]key.NodeID{}, asking: map[key.Hash]time.Time{},
+		fresh: map[key.Hash]key.NodeID{}, asking: map[key.Hash]int{},
 		badJoins: map[string]*bucket{}, joinAll: newBucket(5, 50), dirty: map[noteKey]Note{},
 		dialWake: make(chan struct{}, 1), gossipWake: make(chan struct{}, 1), saveWake: make(chan struct{}, 1),
 		choreWake: make(chan struct{}, 1),

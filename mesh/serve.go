@@ -226,7 +226,7 @@ func (n *Node) serveOwn(ctx context.Context, l *link, verb uint64, body []byte) 
 	case verbAnnounce:
 		return nil, n.tookAnnounce(l, body)
 	case verbHave:
-		return nil, n.tookHave(ctx, l, body)
+		return nil, n.tookHave(l, body)
 	case verbDigest:
 		return n.answerDigest(body)
 	case verbFetch:
