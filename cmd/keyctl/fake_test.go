@@ -41,6 +41,8 @@ type fakeNode struct {
 	idle    chan string   // a request of a hanging op has arrived
 	log     []fakeRequest // what was asked
 	issuers int
+	missing int // so many recoveries are answered 202 first
+	asks    []apitype.Request
 	undone  bool // a deletion answers 200 without being done
 }
 
@@ -162,6 +164,12 @@ func fakeOp(r *http.Request) (op, name string) {
 		return "invite", ""
 	case apitype.PathSecrets:
 		return "list", ""
+	case apitype.PathRequests:
+		return "requests", ""
+	}
+	if rest, ok := strings.CutPrefix(r.URL.Path, apitype.PathRequests+"/"); ok {
+		id, verb, _ := strings.Cut(rest, "/")
+		return verb, id
 	}
 	name, ok := strings.CutPrefix(r.URL.EscapedPath(), apitype.PathSecrets+"/")
 	if !ok {
@@ -198,7 +206,19 @@ func (f *fakeNode) answer(w http.ResponseWriter, req fakeRequest, name string) {
 		out = f.list(req.query)
 	case "put":
 		out, p = f.put(req, name)
+	case "requests":
+		out = apitype.Requests{Items: f.asks}
+	case "approve", "deny":
+		out = apitype.Heard{Request: name}
 	case "get":
+		if f.missing > 0 {
+			f.missing--
+			w.Header().Set("Content-Type", apitype.TypeJSON)
+			w.WriteHeader(http.StatusAccepted)
+			_ = json.NewEncoder(w).Encode(apitype.Pending{Request: strings.Repeat("5a", 32), Have: 2 - f.missing, Need: 3,
+				Missing: []string{"1 more of ann, bob"}, Expires: time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC), Words: []string{"one", "two", "three", "four", "five", "six"}})
+			return
+		}
 		out, p = f.get(req, name)
 	case "info":
 		out, p = f.info(name)

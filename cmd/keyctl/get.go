@@ -2,12 +2,15 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"keymesh/api/apitype"
+	"keymesh/api/client"
 )
 
 type getFlags struct {
@@ -15,6 +18,7 @@ type getFlags struct {
 	manifest, reason string
 	out              string
 	reveal           bool
+	wait             time.Duration
 }
 
 const getLong = `Get recovers a secret and writes exactly its bytes to standard output, without a
@@ -47,6 +51,7 @@ func (a *app) getCommand() *cobra.Command {
 	fl.BoolVar(&f.reveal, "reveal", false, "show it on the terminal")
 	fl.StringVar(&f.out, "out", "", "write it to a new `FILE`, mode 0600")
 	fl.StringVar(&f.reason, "reason", "", "`TEXT` for those who are asked and for the audit log")
+	fl.DurationVar(&f.wait, "wait", 0, "wait for `SPAN`, such as 10m, for approvals and delays, and show them")
 	fl.SortFlags = false
 	return cmd
 }
@@ -59,9 +64,16 @@ func (a *app) get(ctx context.Context, name string, f getFlags) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := a.within(ctx)
-	defer cancel()
-	res, err := node.Recover(ctx, name, apitype.RecoverRequest{Gen: f.gen, Manifest: f.manifest, Reason: f.reason})
+	res, err := a.awaitRecover(ctx, f.wait, func(ctx context.Context) (apitype.Recovered, error) {
+		ctx, cancel := a.within(ctx)
+		defer cancel()
+		return node.Recover(ctx, name, apitype.RecoverRequest{Gen: f.gen, Manifest: f.manifest, Reason: f.reason})
+	})
+	var pend *client.Pending
+	if errors.As(err, &pend) {
+		return &failure{exit: apitype.ExitQuorum, what: "cannot recover " + quoted(name) + " yet", why: printable(pend.Error()),
+			details: []string{printable(pendingLine(pend.Pending))}, hint: "the request goes on until " + when(pend.Expires, "it ends") + ": keyctl get " + shellWord(name) + " --wait 10m"}
+	}
 	if err != nil {
 		return apiError("cannot recover "+quoted(name), "keyctl get "+shellWord(name), err)
 	}

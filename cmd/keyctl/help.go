@@ -95,6 +95,10 @@ are RFC 3339, ids and hashes text.
   info         as an item of ls, and manifest owner description policy keep repair
                seats[] standby[] generations[] pending[]
                loses_if leaks_if stuck_if {count words}
+  pending      items[request words[] id name gen owner requester reason state
+               created expires mine approver veto have need missing[] wait
+               said[person denied note]]
+  approve, deny  request
   rm           name id gen done seats[]
   status       health exit_code reasons[] secrets{total at_risk below} members
                online holders holders_online node{} person{} network storage{}
