@@ -102,7 +102,7 @@ func TestInDoubtPassed(t *testing.T) {
 			t.Fatalf("%+v", r)
 		}
 		settle(t, f, p, "a", r.Gen)
-		time.Sleep(10 * time.Minute)
+		time.Sleep(25 * time.Hour) // the compare-and-set in doubt waits a day for its retry
 		for _, n := range f.nodes {
 			mustGet(t, n.store, p, "a", []byte("newer"))
 			if n.shelf.count(share.BucketRow) != 1 || n.shelf.count(share.BucketJournal) != 0 {

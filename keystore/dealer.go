@@ -118,6 +118,7 @@ type dealing struct {
 	hasty   bool // nobody was asked: PREPARE asks
 	own     []*share.SignedManifest
 	notes   []string
+	doubts  []error // of earlier attempts, at most maxAttempts
 }
 
 // conditional: the caller wants a conflict told, not passed.
@@ -133,19 +134,22 @@ const (
 func (d *dealing) put(ctx context.Context) (PutResult, error) {
 	if w := d.unanswered(); w != nil {
 		out := d.drive(ctx, w)
-		if out.ok || !out.conflict {
+		switch {
+		case out.ok || !out.conflict:
 			return d.result(w, out)
+		case d.conditional():
+			return d.lost(ctx, w, out)
 		}
-		d.own = append(d.own, w.m)
+		d.pass(w, out)
 	}
 	if err := d.find(ctx, false); err != nil {
-		return PutResult{}, err
+		return PutResult{}, d.told(err)
 	}
 	backoff := firstBackoff
 	for attempt := 1; ; attempt++ {
 		w, err := d.deal(ctx)
 		if err != nil {
-			return PutResult{}, err
+			return PutResult{}, d.told(err)
 		}
 		out := d.drive(ctx, w)
 		if out.ok || !out.conflict || attempt == maxAttempts {
@@ -154,19 +158,36 @@ func (d *dealing) put(ctx context.Context) (PutResult, error) {
 		if d.conditional() {
 			return d.lost(ctx, w, out)
 		}
-		d.own = append(d.own, w.m)
 		if !out.stale && !sleep(ctx, time.Duration(mrand.Int64N(int64(backoff)))) {
 			return d.result(w, out)
 		}
+		d.pass(w, out)
 		backoff = min(2*backoff, lastBackoff)
 		for _, c := range out.shown {
 			d.view.add(c)
 		}
 		if err := d.find(ctx, !out.stale); err != nil {
-			// What was sent before is still on its way.
-			return PutResult{}, errors.Join(err, out.doubt(w))
+			return PutResult{}, d.told(err)
 		}
 	}
+}
+
+// pass notes that the next attempt passes this one by, which may be stored all
+// the same.
+func (d *dealing) pass(w *write, out *outcome) {
+	d.own = append(d.own, w.m)
+	if !out.notStored {
+		d.doubts = append(d.doubts, out.doubt(w))
+	}
+}
+
+// told adds to an error what earlier attempts have left in doubt: it is still
+// on its way.
+func (d *dealing) told(err error) error {
+	if err == nil || len(d.doubts) == 0 {
+		return err
+	}
+	return errors.Join(append([]error{err}, d.doubts...)...)
 }
 
 // unanswered returns the write in the journal that this put is a retry of: the
@@ -379,7 +400,7 @@ func (d *dealing) split(m *share.Manifest, best *certified, where *placed) (*wri
 		return nil, err
 	}
 	w := d.s.newWrite(signed, before)
-	w.rows, w.ct, w.digest, w.prev, w.hasty = encoded, ct, d.digest, best, d.hasty
+	w.rows, w.ct, w.digest, w.prev, w.hasty, w.conditional = encoded, ct, d.digest, best, d.hasty, d.conditional()
 	if t := d.view.tomb(); t != nil {
 		w.tomb = t.bytes
 	}

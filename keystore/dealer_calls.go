@@ -54,18 +54,23 @@ func (w *write) prepare(ctx context.Context, id key.NodeID) event {
 	if w.m.SeatOf(id) != nil {
 		msg.Row, msg.Payload = w.rows[id], w.ct
 	}
+	unsure := false
 	for brought := false; ; brought = true {
 		reply := new(custody.PrepareReply)
-		if err := w.send(ctx, id, custody.VerbPrepare, key.Marshal(msg), reply); err != nil {
+		lost, err := w.send(ctx, id, custody.VerbPrepare, key.Marshal(msg), reply)
+		if err != nil {
 			return event{node: id, err: err}
 		}
-		e := event{node: id, outcome: reply.Outcome, why: reply.Why}
+		unsure = unsure || lost
+		e := event{node: id, outcome: reply.Outcome, why: reply.Why, unsure: unsure}
 		if reply.Outcome == custody.OK {
-			o, err := w.receipt(key.TypePrepared, id, reply.Receipt)
+			o, verified, err := w.receipt(key.TypePrepared, id, reply.Receipt)
 			if err != nil {
 				return event{node: id, outcome: custody.Refused, why: "its receipt does not verify"}
 			}
-			w.s.cust.remember(o) // so that this node's seat need not verify it again
+			if verified {
+				w.s.cust.remember(o) // so that this node's seat need not verify it again
+			}
 			e.prepared = &o
 			return e
 		}
@@ -97,7 +102,7 @@ func (w *write) bringAlong(msg *custody.Prepare) bool {
 // commit sends COMMIT to one node and verifies its receipt.
 func (w *write) commit(ctx context.Context, id key.NodeID) event {
 	reply := new(custody.CommitReply)
-	if err := w.send(ctx, id, custody.VerbCommit, w.commitMsg, reply); err != nil {
+	if _, err := w.send(ctx, id, custody.VerbCommit, w.commitMsg, reply); err != nil {
 		return event{node: id, commit: true, err: err}
 	}
 	e := event{node: id, commit: true, outcome: reply.Outcome, why: reply.Why}
@@ -105,7 +110,7 @@ func (w *write) commit(ctx context.Context, id key.NodeID) event {
 		e.there, e.gone = &reply.There, reply.PrevGone
 		return e
 	}
-	if _, err := w.receipt(key.TypeCommitted, id, reply.Receipt); err != nil {
+	if _, _, err := w.receipt(key.TypeCommitted, id, reply.Receipt); err != nil {
 		e.outcome, e.why = custody.Refused, "its receipt does not verify"
 		return e
 	}
@@ -116,33 +121,37 @@ func (w *write) commit(ctx context.Context, id key.NodeID) event {
 // receipt verifies a node's receipt for this write. Once the certificate is
 // formed no Prepared goes into it any more, and once the caller has his answer
 // no Committed counts for it: then what the node says over its link is enough
-// to know that it needs nothing more.
-func (w *write) receipt(t key.Type, id key.NodeID, b []byte) (key.Object, error) {
+// to know that it needs nothing more. verified says that the signature is good.
+func (w *write) receipt(t key.Type, id key.NodeID, b []byte) (o key.Object, verified bool, err error) {
 	late := &w.certified
 	if t == key.TypeCommitted {
 		late = &w.told
 	}
 	if id == w.s.self || late.Load() {
-		return readReceipt(t, w.m, id, b)
+		o, err = readReceipt(t, w.m, id, b)
+		return o, id == w.s.self, err
 	}
-	return openReceipt(w.s.cfg.ID, t, w.m, id, b)
+	o, err = openReceipt(w.s.cfg.ID, t, w.m, id, b)
+	return o, true, err
 }
 
 // send calls a node, a few times while its link fails. A node without a link
-// gets one short call: the mesh may still reach it.
-func (w *write) send(ctx context.Context, id key.NodeID, verb uint64, body []byte, reply key.Body) error {
+// gets one short call: the mesh may still reach it. lost says that a try failed
+// before the one that was answered: it may have taken effect.
+func (w *write) send(ctx context.Context, id key.NodeID, verb uint64, body []byte, reply key.Body) (lost bool, err error) {
 	timeout, tries := callTimeout, callTries
 	if !w.roster[id].Online {
 		timeout, tries = offlineTimeout, 1
 	}
 	pause := tryPause
 	for {
-		err := w.s.callWithin(ctx, timeout, id, verb, body, reply)
+		err = w.s.callWithin(ctx, timeout, id, verb, body, reply)
 		if tries--; err == nil || tries == 0 || ctx.Err() != nil || errors.Is(err, errAnswer) {
-			return err
+			return lost, err
 		}
+		lost = true
 		if !sleep(ctx, pause) {
-			return err
+			return lost, err
 		}
 		pause *= 2
 	}

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"keymesh/crypto/key"
 	mrand "math/rand/v2"
 	"slices"
 	"time"
+
+	"keymesh/crypto/key"
+	"keymesh/crypto/share"
 )
 
 // outcome is the first verdict on a write.
@@ -15,8 +17,8 @@ type outcome struct {
 	ok        bool // acknowledged, or certified and then overtaken
 	overtaken bool
 	conflict  bool // other manifests stand in the way
-	stale     bool // one of them is certified: there is nothing to wait for
-	notStored bool // and will not be: so many seats refused
+	stale     bool // something newer is there: there is nothing to wait for
+	notStored bool // and will not be: so many seats refused, or another successor of prev is certified
 	undecided bool // seats that are still asked may make it not stored
 	full      bool // for want of room
 	failed    error
@@ -34,7 +36,7 @@ func (w *write) judge(final bool) *outcome {
 	switch {
 	case w.acknowledged():
 		out.ok = true
-	case w.newer && w.cert != nil:
+	case w.newer && (w.cert != nil || w.followed()):
 		// It had its certificate, and another write came after it.
 		out.ok, out.overtaken = true, true
 	case w.newer:
@@ -48,12 +50,13 @@ func (w *write) judge(final bool) *outcome {
 	out.prepared = w.count(own, prepared)
 	out.committed = w.count(own, func(p *progress) bool { return p.committed })
 	if !out.ok && w.cert == nil {
-		refused := w.count(own, func(p *progress) bool { return p.refused })
+		refused := w.count(own, func(p *progress) bool { return p.refused && !p.promised })
 		full := w.count(own, func(p *progress) bool { return p.full })
 		enough := w.m.N() - int(w.m.W) + 1 + w.m.F()
 		busy := w.count(own, func(p *progress) bool { return p.busy })
-		out.notStored = out.stale || !w.resumed && refused >= enough
-		out.undecided = !out.notStored && !w.resumed && !out.conflict && w.failed == nil && busy > 0 && refused+busy >= enough
+		out.notStored = out.stale && w.excluded() || !w.resumed && refused >= enough
+		wait := out.stale && w.conditional || !out.conflict && !w.resumed && refused+busy >= enough
+		out.undecided = !out.notStored && w.failed == nil && busy > 0 && wait
 		out.full = out.notStored && 2*full > refused
 	}
 	for _, c := range w.view.certs {
@@ -62,6 +65,50 @@ func (w *write) judge(final bool) *outcome {
 	}
 	out.seats = w.states()
 	return out
+}
+
+// line calls f for each manifest that is proven to have been certified by what
+// nodes have shown: those with a certificate, and before each the one it names
+// as prev, since w seats have promised it only with prev there (W1).
+func (w *write) line(f func(*share.Manifest, key.Hash) bool) bool {
+	for _, c := range w.view.certs {
+		for m := c.m; m != nil && m.Hash != w.m.Hash; m = w.view.byHash[m.Prev] {
+			if f(&m.Manifest, m.Hash) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// followed: a certified manifest has this one as its prev, or comes from one
+// that has. So this one was certified, and may have been read.
+func (w *write) followed() bool {
+	return w.line(func(m *share.Manifest, _ key.Hash) bool { return m.Prev == w.m.Hash })
+}
+
+// excluded: a certified manifest stands where this one would, so that this one
+// never had a certificate and never will. Either both have the same prev, of
+// whose seats each honest one promises one of them only, unless the other's
+// force names it; or both are first generations, with so many seats in common
+// that an honest one would have promised both. A tombstone takes promises back.
+func (w *write) excluded() bool {
+	if w.view.deleted(w.m.Gen) {
+		return false
+	}
+	return w.line(func(m *share.Manifest, h key.Hash) bool {
+		switch {
+		case h == w.m.Prev || m.Prev != w.m.Prev || slices.Contains(m.Force, w.m.Hash) || slices.Contains(w.m.Force, h):
+			return false
+		case !m.Prev.IsZero():
+			return true
+		}
+		union := w.m.N()
+		for _, seat := range m.Seats {
+			union += btoi(w.m.SeatOf(seat.Node) == nil)
+		}
+		return m.Gen <= w.m.Gen && int(w.m.W)+int(m.W)-union > max(w.m.F(), m.F())
+	})
 }
 
 // conflicting: refusing seats have shown other live manifests.
@@ -100,26 +147,32 @@ func (o *outcome) doubt(w *write) error {
 
 // result turns a verdict into what the caller gets.
 func (d *dealing) result(w *write, out *outcome) (PutResult, error) {
-	switch {
-	case out.ok:
+	if out.ok {
 		r := PutResult{Name: d.h.name, ID: w.m.ID, Manifest: w.m.Hash, Gen: w.m.Gen, N: w.m.N(), K: int(w.m.K), W: int(w.m.W),
 			Acked: out.committed, Seats: out.seats, Notes: d.notes, Created: w.m.Prev.IsZero()}
 		if out.overtaken {
 			r.Notes = append(r.Notes, "another write has already followed this one")
 		}
 		return r, nil
-	case out.stale:
-		return PutResult{}, &ConflictError{Want: w.prevGen(), Have: out.have, Why: fmt.Sprintf("generation %d came first", out.have)}
-	case out.full:
-		return PutResult{}, fmt.Errorf("%w: %w", ErrFull, &QuorumError{Op: "put", Need: int(w.m.W), Have: out.prepared, Seats: out.seats})
-	case out.notStored && out.conflict:
-		return PutResult{}, &ConflictError{Want: w.prevGen(), Have: w.m.Gen, Why: "other writes of this secret are under way"}
-	case out.notStored:
-		return PutResult{}, &QuorumError{Op: "put", Need: int(w.m.W), Have: out.prepared, Seats: out.seats}
-	case out.failed != nil:
-		return PutResult{}, errors.Join(out.doubt(w), fmt.Errorf("%w: %w", ErrStopped, out.failed))
 	}
-	return PutResult{}, out.doubt(w)
+	return PutResult{}, d.told(d.failure(w, out))
+}
+
+// failure is the error for a write that is not known to be stored.
+func (d *dealing) failure(w *write, out *outcome) error {
+	switch {
+	case out.stale && out.notStored:
+		return &ConflictError{Want: w.prevGen(), Have: out.have, Why: fmt.Sprintf("generation %d came first", out.have)}
+	case out.full:
+		return fmt.Errorf("%w: %w", ErrFull, &QuorumError{Op: "put", Need: int(w.m.W), Have: out.prepared, Seats: out.seats})
+	case out.notStored && out.conflict:
+		return &ConflictError{Want: w.prevGen(), Have: w.m.Gen, Why: "other writes of this secret are under way"}
+	case out.notStored:
+		return &QuorumError{Op: "put", Need: int(w.m.W), Have: out.prepared, Seats: out.seats}
+	case out.failed != nil:
+		return errors.Join(out.doubt(w), fmt.Errorf("%w: %w", ErrStopped, out.failed))
+	}
+	return out.doubt(w)
 }
 
 func (w *write) prevGen() uint64 {
@@ -132,12 +185,12 @@ func (w *write) prevGen() uint64 {
 }
 
 // lost says how a compare-and-set ended that met other writers: in a conflict
-// once one of them has its certificate, else in doubt. They are given a moment
+// once it is certain that it is not stored, else in doubt. They are given a moment
 // to get it, and so is this one.
 func (d *dealing) lost(ctx context.Context, w *write, out *outcome) (PutResult, error) {
 	backoff := firstBackoff
 	for range maxAttempts / 2 {
-		if out.ok || out.notStored || !sleep(ctx, time.Duration(mrand.Int64N(int64(backoff)))) {
+		if out.ok || out.notStored || out.stale || !sleep(ctx, time.Duration(mrand.Int64N(int64(backoff)))) {
 			break
 		}
 		backoff = min(2*backoff, lastBackoff)
@@ -150,7 +203,7 @@ func (d *dealing) lost(ctx context.Context, w *write, out *outcome) (PutResult, 
 // again is the same write from its start: what was promised is promised again.
 func (w *write) again() *write {
 	a := w.s.newWrite(w.m, w.before)
-	a.prev, a.tomb, a.consent, a.ct, a.digest, a.journaled = w.prev, w.tomb, w.consent, w.ct, w.digest, true
+	a.prev, a.tomb, a.consent, a.ct, a.digest, a.journaled, a.conditional = w.prev, w.tomb, w.consent, w.ct, w.digest, true, w.conditional
 	a.resumed = true
 	for id, row := range w.rows {
 		a.rows[id] = slices.Clone(row)

@@ -43,6 +43,8 @@ type write struct {
 	hasty     bool        // nobody was asked what is there: the PREPAREs ask, and all answer first
 	newer     bool        // a newer generation or a tombstone makes this one needless
 	abandoned bool        // the caller was told that it is not stored
+
+	conditional bool // compare-and-set or if-absent: whether it was stored matters even when it was overtaken
 }
 
 // group is a manifest whose seats must take part: m's, prev's, and those of
@@ -61,6 +63,7 @@ type progress struct {
 	busy      bool        // a call is under way
 	tries     int         // finished calls since the certificate
 	refused   bool        // answered, and not with a receipt
+	promised  bool        // has promised, or may have: an answer was lost
 	full      bool
 	conflict  bool
 	state     string // of SeatState
@@ -163,6 +166,7 @@ type event struct {
 	outcome  uint8 // of package custody; 0: no answer
 	why      string
 	there    *custody.State
+	unsure   bool // an earlier try may have taken effect
 	err      error
 }
 
@@ -290,6 +294,7 @@ func (w *write) apply(e event) {
 		}
 		w.superseded()
 	}
+	p.promised = p.promised || e.unsure || e.err != nil || e.prepared != nil || e.outcome == custody.Failed
 	if e.prepared != nil {
 		p.prepared, p.refused, p.conflict, p.full = e.prepared, false, false, false
 		p.state, p.why = "prepared", ""
@@ -408,6 +413,9 @@ func (w *write) leave(quiet bool) {
 		w.s.remember(w.cert)
 	}
 	switch {
+	case w.newer && w.journaled && w.doubted():
+		// In doubt for the caller: his retry is to be told so too.
+		w.s.finish.keep(w)
 	case w.newer || w.abandoned || w.cert != nil && w.finished():
 		w.s.finish.forget(w.place())
 		if quiet {

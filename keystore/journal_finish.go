@@ -247,16 +247,26 @@ func (f *finisher) try(ctx context.Context, p share.Place) {
 		f.s.passOn(ctx, d)
 		return
 	}
-	if f.overtaken(p) {
-		f.forget(p)
-		return
-	}
 	w, err := f.s.loadWrite(b)
 	if err != nil {
 		f.drop(p, err)
 		return
 	}
+	if f.overtaken(p) && !w.doubted() {
+		f.forget(p)
+		return
+	}
 	w.run(ctx, ctx, nil)
+}
+
+// doubtKept is how long an overtaken compare-and-set that was called in doubt
+// stays in the journal for its retry, in seconds.
+const doubtKept = 24 * 60 * 60
+
+// doubted: the caller may come back to ask what became of it, and only this
+// record tells him.
+func (w *write) doubted() bool {
+	return w.conditional && !w.answered && unix() < w.m.Created+doubtKept && !w.abandoned && !w.excluded()
 }
 
 // load returns the record of a place, nil when there is none.
