@@ -42,6 +42,7 @@ func (n *Node) chores() error {
 		}
 		n.mu.Lock()
 		n.trim(now)
+		n.catchUp(now)
 		n.mu.Unlock()
 		if now.Sub(rotated) >= rotateEvery {
 			rotated = now
@@ -87,7 +88,7 @@ func (n *Node) forget(now time.Time) {
 	}
 	n.settleAccounts(now)
 	for a, s := range n.strange {
-		if now.Sub(s.next) > strangeWait {
+		if now.Sub(s.last) > 2*strangeWait {
 			delete(n.strange, a)
 		}
 	}

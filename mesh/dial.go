@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net"
+	"slices"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	"keymesh/crypto/key"
 	"keymesh/mesh/roster"
@@ -18,9 +20,6 @@ const (
 	crowdedWait  = 300 * time.Millisecond // full jitter below it
 	politeWait   = 250 * time.Millisecond // the larger id lets the smaller one dial first
 	maxDials     = 24
-	maxStrange   = 4 // dials of unproven addresses at a time
-	strangeTries = 6 // quick attempts at an unproven address,
-	strangeWait  = 10 * time.Minute
 	bornTime     = 3 * time.Second       // so long after its start a node is impatient:
 	bornWait     = 40 * time.Millisecond // a mesh is often started all at once
 	freshFailure = time.Second           // a call does not dial again so soon
@@ -43,19 +42,13 @@ type contact struct {
 	fails      int
 	next       time.Time
 	dialling   bool
-	knocking   bool // and holds one of the places for unproven addresses
-	wanted     bool // a call waits
+	knocking   bool          // and holds one of the places for unproven addresses
+	knocks     *rate.Limiter // dials of unproven addresses; nil: none yet
+	moves      *rate.Limiter // changes of addresses; nil: none yet
+	wanted     bool          // a call waits
 	failed     time.Time
 	lastErr    error
 	waiters    []chan error
-}
-
-// stranger limits dials of an address that nobody of this network was ever
-// found at: records must not turn a mesh into a crowd that knocks at somebody's
-// door.
-type stranger struct {
-	tries int
-	next  time.Time
 }
 
 // backoff is the wait after a number of failures: exponential, full jitter.
@@ -186,16 +179,6 @@ func (n *Node) due(now time.Time) (due []*contact, next time.Time) {
 	return due, next
 }
 
-// stranger reports whether no address of the contact is known to be its own.
-func (n *Node) stranger(c *contact) bool {
-	for _, a := range c.addrs {
-		if c.configured || c.proven[a] {
-			return false
-		}
-	}
-	return true
-}
-
 // dial tries the addresses of a contact in turn, and serves the link that came
 // of it.
 func (n *Node) dial(c *contact) {
@@ -209,11 +192,13 @@ func (n *Node) dial(c *contact) {
 	err := error(errNoAddress)
 	var l *link
 	for _, a := range addrs {
-		if l, err = n.try(c, a, want); err == nil {
+		got, e := n.try(c, a, want)
+		if l = got; e == nil || n.ctx.Err() != nil {
+			err = e
 			break
 		}
-		if n.ctx.Err() != nil {
-			break
+		if !errors.Is(e, errNoAddress) {
+			err = e // what was dialled says more than what was not
 		}
 	}
 	n.mu.Lock()
@@ -272,56 +257,6 @@ func (n *Node) try(c *contact, addr string, want key.NodeID) (*link, error) {
 	return l, nil
 }
 
-// prove notes that the node was met at the address. The caller holds n.mu.
-func (n *Node) prove(c *contact, addr string) {
-	if c.proven[addr] {
-		return
-	}
-	if c.proven == nil {
-		c.proven = map[string]bool{}
-	}
-	c.proven[addr] = true
-	n.noteRecord(c.id)
-}
-
-// cameFrom takes those addresses of a node for proven that are on the host
-// which it was linked from: nobody else's door is there. The caller holds n.mu.
-func (n *Node) cameFrom(c *contact, remote string) {
-	from, _, err := net.SplitHostPort(remote)
-	if err != nil {
-		return
-	}
-	for _, a := range c.addrs {
-		if host, _, err := net.SplitHostPort(bare(a)); err == nil && host == from {
-			n.prove(c, a)
-		}
-	}
-}
-
-// mayKnock applies the limits of unproven addresses: a few quick attempts (the
-// node may be starting), then one in ten minutes.
-func (n *Node) mayKnock(c *contact, addr string) bool {
-	now := time.Now()
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if c.proven[addr] {
-		return true
-	}
-	s := n.strange[addr]
-	if s == nil {
-		s = &stranger{}
-		n.strange[addr] = s
-	}
-	if now.Before(s.next) {
-		return false
-	}
-	s.tries++
-	if s.tries >= strangeTries {
-		s.next = now.Add(strangeWait)
-	}
-	return true
-}
-
 // tried notes the outcome of a dial. The caller holds n.mu.
 func (n *Node) tried(c *contact, l *link, err error, now time.Time) {
 	switch {
@@ -350,20 +285,6 @@ func (n *Node) tried(c *contact, l *link, err error, now time.Time) {
 	n.count("dials failed")
 }
 
-// knockAgain is when an unproven address of the contact may be tried next. The
-// caller holds n.mu.
-func (n *Node) knockAgain(c *contact, now time.Time) time.Time {
-	next := now.Add(strangeWait)
-	for _, a := range c.addrs {
-		if s := n.strange[a]; s == nil {
-			return now.Add(backoff(0))
-		} else if s.next.Before(next) {
-			next = s.next
-		}
-	}
-	return next.Add(backoffMin + rand.N(time.Second))
-}
-
 // learned makes or updates the contact of an accepted record. The caller holds
 // n.mu.
 func (n *Node) learned(rec *roster.Record, now time.Time) {
@@ -371,17 +292,22 @@ func (n *Node) learned(rec *roster.Record, now time.Time) {
 	if id == n.id {
 		return
 	}
+	defer nudge(n.dialWake)
 	c := n.peers[id]
-	if c == nil {
+	switch {
+	case c == nil:
 		c = &contact{id: id}
 		n.peers[id] = c
-		c.next = now.Add(n.firstWait(id))
-	} else if !equal(c.addrs, rec.Body.Addrs) {
+	case slices.Equal(c.addrs, rec.Body.Addrs):
+		return
+	case !c.mayMove(now):
+		n.count("address changes put off") // catchUp follows them in time
+		return
+	default:
 		c.fails, c.failed = 0, time.Time{}
-		c.next = now.Add(n.firstWait(id))
 	}
-	c.addrs = append([]string(nil), rec.Body.Addrs...)
-	nudge(n.dialWake)
+	c.next = now.Add(n.firstWait(id))
+	c.addrs = slices.Clone(rec.Body.Addrs)
 }
 
 // firstWait spreads dials a little, and lets the smaller id go first, whose
@@ -392,16 +318,4 @@ func (n *Node) firstWait(id key.NodeID) time.Duration {
 		d += politeWait + rand.N(politeWait)
 	}
 	return d
-}
-
-func equal(a, b []string) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for i := range a {
-		if a[i] != b[i] {
-			return false
-		}
-	}
-	return true
 }

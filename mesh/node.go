@@ -13,6 +13,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"keymesh/crypto/key"
 	"keymesh/mesh/frame"
 	"keymesh/mesh/roster"
@@ -63,6 +65,7 @@ type Node struct {
 	boot      []*contact
 	strange   map[string]*stranger
 	knocking  int // dials of unproven addresses under way
+	knocks    *rate.Limiter
 	successor key.NodeID
 	chosen    map[key.NodeID]bool // random neighbours of a large mesh
 	fresh     map[key.Hash]key.NodeID
@@ -91,7 +94,7 @@ func New(cfg Config) (*Node, error) {
 		running: make(chan struct{}), fair: newFair(maxRunning),
 		links: map[key.NodeID]*link{}, counters: map[string]uint64{}, logs: newBucket(1, 20),
 		roster: roster.New(cfg.Network), member: cfg.Member, issuer: cfg.Issuer,
-		peers: map[key.NodeID]*contact{}, strange: map[string]*stranger{}, chosen: map[key.NodeID]bool{},
+		peers: map[key.NodeID]*contact{}, strange: map[string]*stranger{}, knocks: rate.NewLimiter(rate.Every(knockEvery), knockBurst), chosen: map[key.NodeID]bool{},
 		fresh: map[key.Hash]key.NodeID{}, asking: map[key.Hash]int{},
 		badJoins: map[string]*bucket{}, joinAll: newBucket(5, 50), dirty: map[noteKey]Note{},
 		dialWake: make(chan struct{}, 1), gossipWake: make(chan struct{}, 1), saveWake: make(chan struct{}, 1),
