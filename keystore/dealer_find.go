@@ -189,5 +189,5 @@ func (s *Store) spread(ctx context.Context, c *certified) {
 		}
 		return left <= 0
 	})
-	s.remember(c)
+	s.remember(c, false)
 }

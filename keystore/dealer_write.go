@@ -410,7 +410,7 @@ func (w *write) encodeCommit() {
 // rest stays there for the finisher. quiet says that no call is under way.
 func (w *write) leave(quiet bool) {
 	if w.cert != nil && !w.newer {
-		w.s.remember(w.cert)
+		w.s.remember(w.cert, true)
 	}
 	switch {
 	case w.newer && w.journaled && w.doubted():

@@ -125,6 +125,8 @@ type readerMark struct {
 	key.Head
 	Gen      uint64   `cbor:"1,keyasint"`
 	Manifest key.Hash `cbor:"2,keyasint"`
+	// Unread: only its certificate was seen, its value neither put nor returned.
+	Unread bool `cbor:"3,keyasint,omitempty"`
 }
 
 func readerPlace(id key.Hash) share.Place { return share.Place{Bucket: share.BucketReader, ID: id} }
@@ -161,14 +163,24 @@ func (s *Store) markOnDisk(id key.Hash) (readerMark, error) {
 }
 
 // remember keeps what was seen certified, in memory at once and on disk with
-// the next batch. It writes only what is higher than what is there.
-func (s *Store) remember(c *certified) {
-	old := s.known.get(c.m.ID)
-	s.known.put(c)
-	if old != nil && old.m.Gen >= c.m.Gen {
+// the next batch; read says that its value was put or is returned here. It
+// writes only what is more than what is there.
+func (s *Store) remember(c *certified, read bool) {
+	if !s.known.put(c, read) {
 		return
 	}
-	if m, err := s.markOnDisk(c.m.ID); err == nil && m.Gen < c.m.Gen {
-		s.finish.write(readerPlace(c.m.ID), key.Marshal(&readerMark{Gen: c.m.Gen, Manifest: c.m.Hash}))
+	m, err := s.markOnDisk(c.m.ID)
+	if err == nil && (m.Gen < c.m.Gen || read && m.Unread && m.Manifest == c.m.Hash) {
+		s.finish.write(readerPlace(c.m.ID), key.Marshal(&readerMark{Gen: c.m.Gen, Manifest: c.m.Hash, Unread: !read}))
 	}
+}
+
+// hasRead reports whether this node has put this very manifest, or returned its
+// value, and remembers nothing higher.
+func (s *Store) hasRead(m *share.SignedManifest) bool {
+	if s.known.hasRead(m.ID, m.Hash) {
+		return true
+	}
+	mark, err := s.markOnDisk(m.ID)
+	return err == nil && mark.Manifest == m.Hash && !mark.Unread
 }

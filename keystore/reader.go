@@ -86,6 +86,7 @@ type reading struct {
 	ct      []byte
 	ctFrom  key.NodeID
 	bad     map[key.NodeID]string
+	need    int      // words that nothing is higher
 	spread  key.Hash // the manifest whose certificate was sent to seats that lag
 }
 
@@ -189,7 +190,7 @@ func (g *reading) ask(ctx context.Context) error {
 		return err
 	}
 	g.use = best.m
-	g.s.remember(best)
+	g.s.remember(best, false)
 	g.s.known.look(g.h.id)
 	return nil
 }
@@ -203,7 +204,7 @@ func (g *reading) enough(l *located) bool {
 		for _, seat := range best.m.Seats {
 			said += btoi(g.view.nothingAbove(seat.Node, best.m.Gen))
 		}
-		if said >= best.m.N()-int(best.m.W)+1 {
+		if said >= believed(&best.m.Manifest) {
 			return true
 		}
 	}
@@ -313,8 +314,8 @@ func (g *reading) byGen(l *located, best *certified) error {
 	return &QuorumError{Op: "saying that there is no such generation", Need: len(l.answered) + 1, Have: len(l.answered), Seats: l.silent()}
 }
 
-// unknown: a generation above the latest would be known to one of n-w+1 of its
-// seats, and fewer than k silent nodes cannot have the rows of an older one.
+// unknown: a generation above the latest would be known to one of n-k+1 of its
+// seats that does not lie, and fewer than k silent nodes cannot have the rows of an older one.
 func (g *reading) unknown(l *located, best *certified) bool {
 	if g.o.Gen < best.m.Gen {
 		return len(l.failed) < share.MinK
@@ -323,7 +324,7 @@ func (g *reading) unknown(l *located, best *certified) bool {
 	for _, seat := range best.m.Seats {
 		said += btoi(g.view.nothingAbove(seat.Node, g.o.Gen-1))
 	}
-	return said >= best.m.N()-int(best.m.W)+1
+	return said >= believed(&best.m.Manifest)
 }
 
 func forkError(a, b *certified) error {

@@ -17,7 +17,7 @@ import (
 )
 
 // collect asks the seats of the manifest in use until k good rows, the payload
-// and n-w+1 words that nothing is higher are here. When something higher shows
+// and enough words that nothing is higher are here. When something higher shows
 // up it is returned instead.
 func (g *reading) collect(ctx context.Context) (*certified, error) {
 	if err := g.prepare(ctx); err != nil {
@@ -27,7 +27,7 @@ func (g *reading) collect(ctx context.Context) (*certified, error) {
 	defer cancel()
 	g.erase()
 	g.seats = make(map[key.NodeID]*seatRead, g.use.N())
-	g.ct = nil
+	g.ct, g.need = nil, g.wordsNeeded()
 	var order []key.NodeID
 	for _, seat := range g.use.Seats {
 		g.seats[seat.Node] = &seatRead{state: "missing"}
@@ -39,7 +39,7 @@ func (g *reading) collect(ctx context.Context) (*certified, error) {
 	order = g.s.fastest(order, g.roster)
 	c := &collecting{g: g, order: order, answers: make(chan rowAnswer, 2*len(order))}
 	defer g.s.reads.Add(-1)
-	c.start(ctx, int(g.use.K)+btoi(g.s.reads.Add(1) <= fewReads))
+	c.start(ctx, max(int(g.use.K), g.need)+btoi(g.s.reads.Add(1) <= fewReads))
 	t := time.NewTimer(hedge)
 	defer t.Stop()
 	for !g.complete() {
@@ -113,17 +113,37 @@ func (c *collecting) ask(ctx context.Context, id key.NodeID) {
 	})
 }
 
+// believed is how many seats must say that nothing higher than m is certified:
+// n-k+1. A generation that was acknowledged after m is known to w of m's seats
+// (section 6: w of prev's hold its row no more). Of the others, n-w, none has
+// heard of it, and f = w-k of those that have may lie: n-k words prove nothing.
+func believed(m *share.Manifest) int { return m.N() - int(m.K) + 1 }
+
+// wordsNeeded is how many seats must say so for this reading. Whoever names the
+// manifest needs none. Who has put or read this very one before loses nothing
+// that he was ever shown: n-w+1 seats are enough then, so that k rows are
+// worth something where n-k holders are lost.
+func (g *reading) wordsNeeded() int {
+	switch {
+	case !g.latest():
+		return 0
+	case g.use.N() < 2*int(g.use.K) || !g.s.hasRead(g.use):
+		return believed(&g.use.Manifest)
+	}
+	return g.use.N() - int(g.use.W) + 1
+}
+
 // follow asks one more seat for each that failed, and another seat for the
 // payload when the one that was asked for it did not bring it.
 func (c *collecting) follow(ctx context.Context) {
 	g := c.g
-	good, busy := 0, 0
+	busy := 0
 	for _, r := range g.seats {
-		good += btoi(r.row != nil)
 		busy += btoi(r.busy)
 	}
+	good, current := g.counts()
 	for _, id := range c.order {
-		if good+busy >= int(g.use.K) {
+		if good+busy >= int(g.use.K) && current+busy >= g.need {
 			break
 		}
 		if g.seats[id].asked == 0 {
@@ -162,11 +182,11 @@ func (c *collecting) more(ctx context.Context) bool {
 	return c.inflight > 0
 }
 
-// complete: k good rows, the payload, and n-w+1 seats that know of nothing
+// complete: k good rows, the payload, and enough seats that know of nothing
 // higher.
 func (g *reading) complete() bool {
 	rows, current := g.counts()
-	return g.ct != nil && rows >= int(g.use.K) && (!g.latest() || current >= g.use.N()-int(g.use.W)+1)
+	return g.ct != nil && rows >= int(g.use.K) && current >= g.need
 }
 
 func (g *reading) counts() (rows, current int) {
@@ -304,13 +324,14 @@ func (g *reading) why() error {
 	switch {
 	case expired(&g.use.Manifest):
 		return ErrNotFound
-	case lied > 0 && rows+lied >= int(g.use.K):
+	case lied > 0 && rows < int(g.use.K) && rows+lied >= int(g.use.K):
 		return &IntegrityError{Need: int(g.use.K), Have: rows, Bad: g.badRows()}
-	case denied > g.use.N()-int(g.use.K) || denied > 0 && denied == answered:
+	case denied > max(1, g.use.N()-int(g.use.K)) || denied > max(1, g.use.F()) && denied == answered:
 		return g.denied() // more than may lie, and the others cannot make up for them
 	case rows >= int(g.use.K) && g.ct != nil:
 		_, current := g.counts()
-		return &QuorumError{Op: "believing that nothing is newer", Need: g.use.N() - int(g.use.W) + 1, Have: current, Seats: g.states()}
+		return &QuorumError{Op: fmt.Sprintf("believing that nothing is newer than generation %d, which can be read by its number,", g.use.Gen),
+			Need: g.need, Have: current, Seats: g.states()}
 	case !g.latest() && rows == 0 && answered == len(g.seats):
 		return ErrNotFound
 	}
@@ -472,7 +493,7 @@ func (g *reading) join() (Recovered, error) {
 		return Recovered{}, fmt.Errorf("%w (the manifest and its rows contradict one another)", &IntegrityError{Need: int(g.use.K), Have: len(shares), Bad: g.badRows()})
 	}
 	if c := g.view.certs[g.use.Hash]; c != nil && g.latest() {
-		g.s.remember(c)
+		g.s.remember(c, true)
 	}
 	name, _ := g.provenName()
 	return Recovered{Name: name, ID: g.h.id, Manifest: g.use.Hash, Gen: g.use.Gen, Value: value, Used: used,

@@ -89,6 +89,7 @@ type memory struct {
 
 type remembered struct {
 	c      *certified
+	read   bool      // its value was put or returned here
 	looked time.Time // when all nodes were last asked for another line
 }
 
@@ -107,23 +108,41 @@ func (m *memory) get(id key.Hash) *certified {
 	return e.Value.(*remembered).c
 }
 
-// put keeps c unless something higher is kept.
-func (m *memory) put(c *certified) {
+// put keeps c unless something higher is kept, and reports whether that is
+// news: nothing as high was kept, or its value was not read until now.
+func (m *memory) put(c *certified, read bool) (news bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if e := m.byID[c.m.ID]; e != nil {
-		if r := e.Value.(*remembered); r.c.m.Gen <= c.m.Gen {
-			r.c = c
+		r := e.Value.(*remembered)
+		same := r.c.m.Hash == c.m.Hash
+		news = r.c.m.Gen < c.m.Gen || same && read && !r.read
+		if r.c.m.Gen <= c.m.Gen {
+			r.c, r.read = c, read || same && r.read
 		}
 		m.order.MoveToFront(e)
-		return
+		return news
 	}
-	m.byID[c.m.ID] = m.order.PushFront(&remembered{c: c})
+	m.byID[c.m.ID] = m.order.PushFront(&remembered{c: c, read: read})
 	if m.order.Len() > maxKnown {
 		last := m.order.Back()
 		m.order.Remove(last)
 		delete(m.byID, last.Value.(*remembered).c.m.ID)
 	}
+	return true
+}
+
+// hasRead reports whether the value of this manifest was put or returned here,
+// as far as is kept.
+func (m *memory) hasRead(id, manifest key.Hash) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	e := m.byID[id]
+	if e == nil {
+		return false
+	}
+	r := e.Value.(*remembered)
+	return r.read && r.c.m.Hash == manifest
 }
 
 // look reports whether it is time to ask all nodes for another line of the
