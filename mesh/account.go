@@ -26,7 +26,7 @@ type account struct {
 	muted  time.Time // under n.mu: until then it is asked for nothing
 
 	mu    sync.Mutex
-	calls int // the peer's, that are being served
+	calls int // the peer's, that are being served, on all its links
 	bytes int
 }
 
@@ -37,11 +37,13 @@ func newAccount(records int) *account {
 	}
 }
 
-// enter counts a call of the peer; false: it has too much in flight.
+// enter counts a call of the peer; false: it has too much in flight. Twice what
+// a link may have leaves room for a link that takes over from another, whose
+// calls the peer cannot know to have ended.
 func (a *account) enter(size int) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.calls >= maxCalls || a.calls > 0 && a.bytes+size > maxInFlight {
+	if a.calls >= 2*maxCalls || a.calls > 0 && a.bytes+size > 2*maxInFlight {
 		return false
 	}
 	a.calls++

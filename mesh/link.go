@@ -64,15 +64,17 @@ type link struct {
 	account  *account     // the peer's, set before the link serves
 	wishes   wishes       // under n.mu
 
-	mu    sync.Mutex
-	queue []out
-	spare []out
-	calls map[uint64]*pending
-	last  uint64 // call id
-	pings pinging
-	offer offer
-	skew  time.Duration
-	rtt   time.Duration
+	mu      sync.Mutex
+	queue   []out
+	spare   []out
+	calls   map[uint64]*pending
+	last    uint64 // call id
+	inCalls int
+	inBytes int
+	pings   pinging
+	offer   offer
+	skew    time.Duration
+	rtt     time.Duration
 }
 
 type pinging struct {

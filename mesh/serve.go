@@ -123,17 +123,25 @@ func (l *link) admit(h frame.Head, now time.Time) (code uint64, text string) {
 
 // enter reserves room for a call of the far side.
 func (l *link) enter(size int) bool {
-	if !l.account.enter(size) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.inCalls >= maxCalls || l.inCalls > 0 && l.inBytes+size > maxInFlight || !l.account.enter(size) {
 		return false
 	}
 	if !l.n.hold(size) {
 		l.account.leave(size)
 		return false
 	}
+	l.inCalls++
+	l.inBytes += size
 	return true
 }
 
 func (l *link) leave(size int) {
+	l.mu.Lock()
+	l.inCalls--
+	l.inBytes -= size
+	l.mu.Unlock()
 	l.account.leave(size)
 	l.n.unhold(size)
 }
