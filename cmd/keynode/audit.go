@@ -7,6 +7,7 @@ import (
 	"io/fs"
 
 	"keymesh/crypto/key"
+	"keymesh/crypto/share"
 	"keymesh/keystore"
 	"keymesh/storage"
 )
@@ -39,8 +40,32 @@ func (d *daemon) openAudit() error {
 	return nil
 }
 
-// auditor shows the log to the keystore.
-type auditor struct{ log *storage.Audit }
+// auditor shows the log to the keystore, which also has peers keep its signed
+// heads and keeps theirs.
+type auditor struct {
+	log  *storage.Audit
+	node key.NodePrivate
+	net  key.NetworkID
+}
+
+var _ keystore.Witness = auditor{}
+
+// SignedHead implements keystore.Witness.
+func (a auditor) SignedHead() ([]byte, error) {
+	h, err := a.log.Head()
+	if err != nil {
+		return nil, err
+	}
+	return share.SignAuditHead(a.node, a.net, h).Encode(), nil
+}
+
+// Witnessed implements keystore.Witness.
+func (a auditor) Witnessed(peer key.NodeID) []byte { return a.log.Witnessed(peer) }
+
+// SaveWitness implements keystore.Witness.
+func (a auditor) SaveWitness(peer key.NodeID, head []byte) error {
+	return a.log.SaveWitness(peer, head)
+}
 
 // Append implements keystore.Auditor.
 func (a auditor) Append(ctx context.Context, r keystore.AuditRecord) (uint64, error) {

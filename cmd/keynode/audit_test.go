@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"log/slog"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"keymesh/crypto/key"
+	"keymesh/crypto/share"
 	"keymesh/keystore"
 	"keymesh/storage"
 )
@@ -90,11 +92,11 @@ func TestAuditorWritesWhatTheKeystoreSays(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- d.audit.Run(ctx) }()
 	r := keystore.AuditRecord{Kind: "release", ID: key.Hash{1}, Request: key.Hash{2}, Person: id.Persons[0].Key.Public(), Node: id.Node.ID(), Detail: "to the owner"}
-	seq, err := auditor{d.audit}.Append(ctx, r)
+	seq, err := auditor{d.audit, d.id.Node, d.id.Network}.Append(ctx, r)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := (auditor{d.audit}).Append(ctx, keystore.AuditRecord{Kind: "strangers", Detail: "3 refused"}); err != nil {
+	if _, err := (auditor{d.audit, d.id.Node, d.id.Network}).Append(ctx, keystore.AuditRecord{Kind: "strangers", Detail: "3 refused"}); err != nil {
 		t.Fatal(err)
 	}
 	got, err := d.audit.Tail(ctx, seq-1, 10)
@@ -108,8 +110,31 @@ func TestAuditorWritesWhatTheKeystoreSays(t *testing.T) {
 	if got[1].Person != "" || got[1].Node != "" {
 		t.Errorf("nobody became %+v", got[1])
 	}
+	testWitness(t, auditor{d.audit, d.id.Node, d.id.Network}, seq+1)
 	cancel()
 	if err := errors.Join(<-done, d.audit.Close()); err != nil {
 		t.Error(err)
+	}
+}
+
+// testWitness: the head that peers keep is the log's own, signed, and a peer's
+// head is kept and shown back.
+func testWitness(t *testing.T, a auditor, last uint64) {
+	t.Helper()
+	b, err := a.SignedHead()
+	if err != nil {
+		t.Fatal(err)
+	}
+	head, err := share.OpenAuditHead(a.net, b)
+	if err != nil || head.Node != a.node.ID() || head.Seq != last {
+		t.Errorf("head %+v: %v", head, err)
+	}
+	peer := key.GenerateNode()
+	theirs := share.SignAuditHead(peer, a.net, share.AuditHead{Node: peer.ID(), Seq: 7, Hash: key.Hash{1}, Time: 1}).Encode()
+	if err := a.SaveWitness(peer.ID(), theirs); err != nil {
+		t.Fatal(err)
+	}
+	if got := a.Witnessed(peer.ID()); !bytes.Equal(got, theirs) {
+		t.Error("the peer's head is not shown back")
 	}
 }
