@@ -82,7 +82,6 @@ type pinging struct {
 	sent    time.Time // zero: answered
 	misses  int
 	next    time.Time
-	pongs   uint64
 	waiters []chan struct{} // closed at the next pong
 }
 

@@ -85,7 +85,7 @@ func TestKitThereAndBack(t *testing.T) {
 		if !bytes.Equal(kitText(t, got), text) {
 			t.Error("the kit that came back has another text")
 		}
-		if s := fmt.Sprintf("%v %+v %#v %s", *k, *k, *k, k); strings.Trim(s, "[redacted] &") != "" {
+		if s := fmt.Sprintf("%v %+v %#v %s", *k, *k, *k, k); strings.Trim(strings.ReplaceAll(s, "[redacted]", ""), " &") != "" {
 			t.Errorf("a kit prints as %s", s)
 		}
 	}
