@@ -401,8 +401,9 @@ func (d *dealing) split(m *share.Manifest, best *certified, where *placed) (*wri
 	}
 	w := d.s.newWrite(signed, before)
 	w.rows, w.ct, w.digest, w.prev, w.hasty, w.conditional = encoded, ct, d.digest, best, d.hasty, d.conditional()
+	w.view.add(best) // its policy judges a tombstone that a seat shows
 	if t := d.view.tomb(); t != nil {
-		w.tomb = t.bytes
+		w.tomb, w.tombConsent = t.bytes, t.consent
 	}
 	if best != nil && string(best.m.Policy) != string(m.Policy) {
 		w.consent = d.consent(signed)

@@ -86,6 +86,9 @@ func (w *write) prepare(ctx context.Context, id key.NodeID) event {
 func (w *write) bringAlong(msg *custody.Prepare) bool {
 	msg.Tombstone = w.tomb
 	if w.prev == nil {
+		if len(w.tombConsent) > 0 { // there is no policy yet to whose change one consents
+			msg.Request, msg.Approvals = w.tombConsent[0], w.tombConsent[1:]
+		}
 		return len(w.tomb) > 0
 	}
 	msg.Prev, msg.PrevCert = w.prev.m.Bytes(), w.prev.cert

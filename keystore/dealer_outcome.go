@@ -204,7 +204,7 @@ func (d *dealing) lost(ctx context.Context, w *write, out *outcome) (PutResult, 
 func (w *write) again() *write {
 	a := w.s.newWrite(w.m, w.before)
 	a.prev, a.tomb, a.consent, a.ct, a.digest, a.journaled, a.conditional = w.prev, w.tomb, w.consent, w.ct, w.digest, true, w.conditional
-	a.resumed = true
+	a.resumed, a.tombConsent = true, w.tombConsent
 	for id, row := range w.rows {
 		a.rows[id] = slices.Clone(row)
 	}

@@ -31,8 +31,9 @@ func (c *certified) beforeBytes() [][]byte {
 // tombstone is a verified tombstone.
 type tombstone struct {
 	share.Tombstone
-	hash  key.Hash
-	bytes []byte
+	hash    key.Hash
+	bytes   []byte   // owner-signed, or only the body with consent
+	consent [][]byte // the Request that authorises it, and the Approvals
 }
 
 // pending is a manifest without a certificate and the receipts shown for it,
@@ -63,6 +64,7 @@ type view struct {
 	certs    map[key.Hash]*certified
 	pendings map[key.Hash]*pending
 	tombs    []*tombstone
+	claims   []*claim // tombstones by the policy that nothing proves yet
 	held     map[key.NodeID]*held
 }
 
@@ -87,6 +89,7 @@ func (v *view) add(c *certified) {
 	for _, b := range c.before {
 		v.learn(b)
 	}
+	v.judge()
 }
 
 func (v *view) learn(m *share.SignedManifest) {
@@ -120,10 +123,11 @@ func (v *view) merge(from key.NodeID, st *custody.State) error {
 	if len(st.Pending) > maxPending || len(st.History) > share.MaxKeep || len(st.Before) > 1+share.MaxForce {
 		return fmt.Errorf("%w: more of something than a holder keeps", errAnswer)
 	}
-	return errors.Join(v.mergeTombstone(h, st), v.mergeCommitted(h, st), v.mergePendings(from, h, st), v.mergeHistory(h, st))
+	defer v.judge()
+	return errors.Join(v.mergeTombstone(from, h, st), v.mergeCommitted(h, st), v.mergePendings(from, h, st), v.mergeHistory(h, st))
 }
 
-func (v *view) mergeTombstone(h *held, st *custody.State) error {
+func (v *view) mergeTombstone(from key.NodeID, h *held, st *custody.State) error {
 	if len(st.Tombstone) == 0 {
 		return nil
 	}
@@ -133,6 +137,9 @@ func (v *view) mergeTombstone(h *held, st *custody.State) error {
 			return nil
 		}
 	}
+	if len(st.Consent) > 0 {
+		return v.mergeClaim(from, st)
+	}
 	t, hash, err := share.OpenTombstone(v.s.cfg.ID, st.Tombstone)
 	if err == nil && t.ID != v.id {
 		err = fmt.Errorf("%w: of another secret", share.ErrTombstone)
@@ -140,7 +147,7 @@ func (v *view) mergeTombstone(h *held, st *custody.State) error {
 	if err != nil {
 		return err
 	}
-	v.tombs = append(v.tombs, &tombstone{*t, hash, st.Tombstone})
+	v.tombs = append(v.tombs, &tombstone{Tombstone: *t, hash: hash, bytes: st.Tombstone})
 	return nil
 }
 

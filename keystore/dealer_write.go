@@ -22,9 +22,11 @@ type write struct {
 	prev    *certified              // prev with its certificate; nil: none, or not known
 	tomb    []byte                  // when the name was deleted before
 	consent []byte                  // to a change of policy
-	rows    map[key.NodeID][]byte   // encoded; only of seats that may need theirs
-	ct      []byte
-	digest  key.Hash
+
+	tombConsent [][]byte              // of tomb, when not the owner signed it: Request and Approvals
+	rows        map[key.NodeID][]byte // encoded; only of seats that may need theirs
+	ct          []byte
+	digest      key.Hash
 
 	groups   []group
 	nodes    []key.NodeID // all that are asked: seats of m and of before

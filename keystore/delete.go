@@ -82,7 +82,7 @@ func (s *Store) planDelete(ctx context.Context, p Person, h *secret, o DeleteOpt
 		t.Scope = share.ScopeOne
 	}
 	obj := share.SignTombstone(p.Key, s.cfg.ID, t)
-	d := newDeletion(&tombstone{t, obj.Hash(s.cfg.ID), obj.Encode()}, g.roster)
+	d := newDeletion(&tombstone{Tombstone: t, hash: obj.Hash(s.cfg.ID), bytes: obj.Encode()}, g.roster)
 	for _, c := range g.view.certs {
 		d.concern(&c.m.Manifest, best != nil && c == best)
 	}
@@ -169,7 +169,7 @@ func (s *Store) loadDelete(b []byte) (*deletion, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := newDeletion(&tombstone{*t, hash, j.Tombstone}, s.roster())
+	d := newDeletion(&tombstone{Tombstone: *t, hash: hash, bytes: j.Tombstone}, s.roster())
 	for _, n := range j.Nodes {
 		if len(n) == len(key.NodeID{}) && !d.roster[key.NodeID(n)].Revoked {
 			d.seats[key.NodeID(n)] = 0

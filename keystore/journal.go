@@ -34,6 +34,8 @@ type journal struct {
 	Nodes      [][]byte `cbor:"13,keyasint"` // of a delete: who has not answered yet
 	// Conditional: a compare-and-set or if-absent.
 	Conditional bool `cbor:"14,keyasint,omitempty"`
+	// TombConsent is of Tombstone, when not the owner signed it.
+	TombConsent [][]byte `cbor:"15,keyasint,omitempty"`
 }
 
 func journalPlace(id key.Hash, gen uint64, h key.Hash) share.Place {
@@ -44,7 +46,7 @@ func (w *write) place() share.Place { return journalPlace(w.m.ID, w.m.Gen, w.m.H
 
 // record is the journal record of the write as it stands.
 func (w *write) record() []byte {
-	j := &journal{Kind: journalPut, Manifest: w.bytes, Payload: w.ct, Tombstone: w.tomb, Consent: w.consent, Digest: w.digest, Answered: w.answered, Conditional: w.conditional}
+	j := &journal{Kind: journalPut, Manifest: w.bytes, Payload: w.ct, Tombstone: w.tomb, Consent: w.consent, Digest: w.digest, Answered: w.answered, Conditional: w.conditional, TombConsent: w.tombConsent}
 	missing := false
 	for _, seat := range w.m.Seats {
 		row := w.rows[seat.Node]
@@ -98,7 +100,7 @@ func (s *Store) loadWrite(b []byte) (*write, error) {
 	}
 	w := s.newWrite(m, before)
 	w.ct, w.tomb, w.consent, w.digest, w.answered, w.journaled = j.Payload, j.Tombstone, j.Consent, j.Digest, j.Answered, true
-	w.resumed, w.conditional = true, j.Conditional
+	w.resumed, w.conditional, w.tombConsent = true, j.Conditional, j.TombConsent
 	for i, seat := range m.Seats {
 		if len(j.Rows[i]) > 0 {
 			w.rows[seat.Node] = j.Rows[i]

@@ -68,7 +68,7 @@ func journalVectors(t testing.TB) map[string][]byte {
 	owner, _ := key.PersonFromSeed(bytes.Repeat([]byte{1}, 32))
 	tomb := share.Tombstone{ID: w.m.ID, Gen: 1, Scope: share.ScopeAll, Time: 1_700_000_001, Owner: w.m.Owner, Salt: w.m.Salt}
 	obj := share.SignTombstone(owner, w.s.cfg.ID, tomb)
-	d := newDeletion(&tombstone{tomb, obj.Hash(w.s.cfg.ID), obj.Encode()}, roster{})
+	d := newDeletion(&tombstone{Tombstone: tomb, hash: obj.Hash(w.s.cfg.ID), bytes: obj.Encode()}, roster{})
 	d.concern(&w.m.Manifest, true)
 	d.state[w.m.Seats[1].Node] = "deleted"
 	out["delete"] = d.record()

@@ -235,8 +235,8 @@ func (g *reading) notThere(l *located, best *certified) error {
 	if err != nil {
 		return err
 	}
-	if g.view.deleted(mark.Gen) {
-		g.s.known.drop(g.h.id)
+	if t := g.view.tomb(); t != nil && len(t.consent) == 0 && g.view.deleted(mark.Gen) {
+		g.s.known.drop(g.h.id) // else its policy is needed to judge the tombstone again
 	}
 	if mark.Gen != 0 && !g.view.deleted(mark.Gen) && best == nil && len(silent) == 0 {
 		return g.rolledBack(mark, l)
