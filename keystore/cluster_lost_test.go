@@ -171,33 +171,3 @@ func TestEarlierAttemptInDoubt(t *testing.T) {
 		}
 	})
 }
-
-// A receipt that came after the certificate is not verified, and not taken for
-// verified later.
-func TestLateReceiptIsNotRemembered(t *testing.T) {
-	bubble(t, 5, func(t *testing.T, f *fakeNet, p Person) {
-		var forged []key.Object
-		f.nodes[4].lies(func(_ context.Context, _ key.NodeID, verb uint64, _ []byte, call func() ([]byte, error)) ([]byte, error) {
-			out, err := call()
-			reply := new(custody.PrepareReply)
-			if verb != custody.VerbPrepare || err != nil || key.Unmarshal(out, reply) != nil || reply.Outcome != custody.OK {
-				return out, err
-			}
-			time.Sleep(2 * time.Second)
-			o, err := key.DecodeObject(reply.Receipt)
-			if err != nil {
-				return nil, err
-			}
-			o.Sig = slices.Clone(o.Sig)
-			o.Sig[0] ^= 1
-			forged = append(forged, o)
-			reply.Receipt = o.Encode()
-			return key.Marshal(reply), nil
-		})
-		mustPut(t, f.nodes[0].store, p, "a", []byte("v"), PutOptions{})
-		time.Sleep(5 * time.Second)
-		if len(forged) == 0 || f.nodes[0].store.cust.known(forged[0]) {
-			t.Fatalf("%d forged receipts, the first taken for good", len(forged))
-		}
-	})
-}
