@@ -173,7 +173,7 @@ func (c *custodian) facts(from key.NodeID) holderFacts {
 	m := c.members.get(c.cfg.Network)
 	return holderFacts{
 		net: c.cfg.ID, self: c.self, now: uint64(time.Now().Unix()), ran: c.clock.now(),
-		operator: m.operator(from), revoked: m.isRevoked, known: c.known,
+		operator: m.operator(from), revoked: m.isRevoked, known: c.known, member: m.isMember,
 	}
 }
 
@@ -260,7 +260,7 @@ func (c *custodian) step(ctx context.Context, id key.Hash, f holderFacts, do fun
 	}
 	held := c.index.reservation(old.secretState)
 	defer held.release()
-	f.full = func(owner key.PersonPublic, n int64) string { return held.full(f.operator, owner, c.cfg.Shelf, n) }
+	f.full = func(ask demand) string { return held.full(ask, c.cfg.Shelf) }
 	r := do(old.secretState, f)
 	now := old.secretState
 	if r.next != nil {

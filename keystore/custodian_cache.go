@@ -215,6 +215,11 @@ func (v *memberView) operator(id key.NodeID) string {
 
 func (v *memberView) isRevoked(id key.NodeID) bool { return v.revoked[id] }
 
+func (v *memberView) isMember(id key.NodeID) bool {
+	_, ok := v.operators[id]
+	return ok
+}
+
 // memberCache rebuilds the view when it is old.
 type memberCache struct {
 	mu   sync.Mutex

@@ -20,6 +20,7 @@ type summary struct {
 	tomb     key.Hash           // the tombstone that was put last
 	expires  uint64             // the earliest of the rows here; 0: never
 	charges  []charge
+	tombs    int64 // bytes of tombstones, which the record's operator pays
 }
 
 // charge is what one operator pays for a secret.
@@ -35,6 +36,9 @@ func summaryOf(r *stateRecord) summary {
 	}
 	if n := len(r.Tombs); n > 0 {
 		s.tomb = r.Tombs[n-1].Hash
+	}
+	for _, t := range r.Tombs {
+		s.tombs += (&tomb{object: t.Object, body: t.Body, request: t.Request, approvals: t.Approvals, seats: t.Seats}).size()
 	}
 	for _, list := range [][]storedRecord{r.Committed, r.Kept, r.Pending, r.History} {
 		for _, e := range list {
@@ -148,7 +152,7 @@ func (x *index) count(s summary, sign int) {
 	if !s.present {
 		return
 	}
-	x.charge(s.operator, s.owner, usage{records: sign})
+	x.charge(s.operator, s.owner, usage{records: sign, bytes: int64(sign) * s.tombs})
 	for _, c := range s.charges {
 		x.charge(c.operator, s.owner, usage{secrets: sign, bytes: int64(sign) * c.bytes})
 	}
@@ -219,22 +223,22 @@ func (x *index) reservation(s *secretState) *reservation {
 	return r
 }
 
-// full says why the operator may not put n more bytes for the owner here.
-func (r *reservation) full(operator string, owner key.PersonPublic, shelf Shelf, n int64) string {
-	if err := shelf.Room(int(n)); err != nil {
+// full says why the demand may not be granted here.
+func (r *reservation) full(c demand, shelf Shelf) string {
+	if err := shelf.Room(int(max(c.bytes, 0))); err != nil {
 		return "no room on this disk"
 	}
-	add := usage{bytes: n}
+	add := usage{bytes: max(c.bytes, 0)}
 	if r.fresh {
 		add.records = 1
 	}
-	if n > 0 && !slices.Contains(r.charged, operator) {
+	if c.version && !slices.Contains(r.charged, c.operator) {
 		add.secrets = 1
 	}
 	x := r.x
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	for _, p := range []payer{{operator, key.PersonPublic{}}, {operator, owner}} {
+	for _, p := range []payer{{c.operator, key.PersonPublic{}}, {c.operator, c.owner}} {
 		u := x.used[p]
 		switch {
 		case u.secrets+add.secrets > x.limits.Secrets:
@@ -245,8 +249,8 @@ func (r *reservation) full(operator string, owner key.PersonPublic, shelf Shelf,
 			return fmt.Sprintf("%d records of this operator or owner are here", u.records)
 		}
 	}
-	x.charge(operator, owner, add)
-	r.operator, r.owner, r.held = operator, owner, add
+	x.charge(c.operator, c.owner, add)
+	r.operator, r.owner, r.held = c.operator, c.owner, add
 	return ""
 }
 

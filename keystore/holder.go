@@ -67,7 +67,10 @@ type stored struct {
 
 // size is what the version is charged with, in bytes.
 func (s *stored) size() int64 {
-	n := int64(len(s.Object.Body))
+	n := int64(len(s.Object.Body) + len(s.cert))
+	for _, b := range s.before {
+		n += int64(len(b.Object.Body))
+	}
 	if s.row {
 		n += int64(s.Length) + int64(s.K)*share.DataKeySize
 	}
@@ -85,6 +88,15 @@ type tomb struct {
 	at        uint64       // time in the receipt
 	x         uint8        // the seat that this node had, or 0
 	seats     []key.NodeID // who else is to know, as far as was known here
+}
+
+// size is what the tombstone is charged with, in bytes.
+func (t *tomb) size() int64 {
+	n := len(t.object) + len(t.body) + len(t.request) + len(t.seats)*len(key.NodeID{})
+	for _, a := range t.approvals {
+		n += len(a)
+	}
+	return int64(n)
 }
 
 // secretState is everything a holder has of one secret. Immutable.
@@ -111,9 +123,18 @@ type holderFacts struct {
 	revoked  func(key.NodeID) bool
 	// known reports receipts whose signature was verified before; may be nil.
 	known func(key.Object) bool
-	// full says why that many more bytes of this owner are not taken; empty:
-	// they are.
-	full func(owner key.PersonPublic, bytes int64) string
+	// member reports whether the node is in the roster; nil: all are.
+	member func(key.NodeID) bool
+	// full says why the demand is not granted; empty: it is.
+	full func(demand) string
+}
+
+// demand is room that a step asks for.
+type demand struct {
+	operator string // who pays, and below it
+	owner    key.PersonPublic
+	bytes    int64
+	version  bool // for a version, which counts as a secret; else for the record
 }
 
 // promise is a receipt that may be signed once the step's records are on disk.
@@ -151,6 +172,27 @@ func (s *secretState) charge(f holderFacts, owner key.PersonPublic) {
 		s.operator = f.operator
 	}
 	s.owner = owner
+}
+
+// payer is the operator that what is added to the record is charged to: the
+// sender's, or of a node that is no member any more the record's.
+func (s *secretState) payer(f holderFacts) string {
+	if f.operator == "" {
+		return s.operator
+	}
+	return f.operator
+}
+
+// size is what everything of the secret is charged with, in bytes.
+func (s *secretState) size() int64 {
+	var n int64
+	for _, e := range s.entries() {
+		n += e.size()
+	}
+	for _, t := range s.tombs {
+		n += t.size()
+	}
+	return n
 }
 
 // committedGen is the committed generation, 0 when there is none.

@@ -1,6 +1,7 @@
 package keystore
 
 import (
+	"fmt"
 	"slices"
 
 	"keymesh/crypto/key"
@@ -28,15 +29,21 @@ func (s *secretState) commit(f holderFacts, c commitMsg) stepResult {
 	if !s.concerned(f, m, before) {
 		return refuse(custody.Refused, "no seat of this node in it or before it")
 	}
+	if why := s.unknown(f, m); why != "" {
+		return refuse(custody.Refused, "%s", why)
+	}
 	if err := c.verify(f, before); err != nil {
 		return refuse(custody.Refused, "%v", err)
 	}
 	next := s.clone()
 	next.charge(f, m.Owner)
 	var w writes
-	e := &stored{version: m, cert: c.bytes, before: before, committedAt: f.now, operator: f.operator}
+	e := &stored{version: m, cert: c.bytes, before: before, committedAt: f.now, operator: s.payer(f)}
 	seat := m.SeatOf(f.self) != nil
 	done := next.certified(f, e, &w)
+	if why := s.roomFor(f, next, e); why != "" {
+		return refuse(custody.Full, "%s", why)
+	}
 	r := stepResult{next: next, writes: w.list, outcome: custody.OK, prevGone: next.prevGone(m)}
 	switch {
 	case done:
@@ -103,6 +110,49 @@ func (s *secretState) concerned(f holderFacts, m *version, before []*version) bo
 		return true
 	}
 	return slices.ContainsFunc(before, func(v *version) bool { return v.SeatOf(f.self) != nil })
+}
+
+// unknown says why a certificate of a secret of which nothing is here is not
+// taken. Keys are free: receipts of nodes that nobody admitted prove nothing.
+func (s *secretState) unknown(f holderFacts, m *version) string {
+	if !s.nothing() {
+		return ""
+	}
+	if f.operator == "" {
+		return whyOutsider
+	}
+	members := 0
+	for _, seat := range m.Seats {
+		if f.member == nil || f.member(seat.Node) {
+			members++
+		}
+	}
+	if members < int(m.W) {
+		return fmt.Sprintf("%d of its seats are in the roster, and it needs %d", members, m.W)
+	}
+	return ""
+}
+
+// certReceipt is more than a receipt without extensions takes in a certificate,
+// in bytes.
+const certReceipt = 256
+
+// roomFor says why next, which took in the certificate of e, does not fit. What
+// was promised is committed also where nothing more fits, or writes that others
+// count on would be lost: an honest certificate of it is never refused. What it
+// takes is charged all the same.
+func (s *secretState) roomFor(f holderFacts, next *secretState, e *stored) string {
+	grows := next.size() - s.size()
+	if !s.nothing() {
+		allowed := int64(certReceipt * len(e.targets(key.NodeID{})))
+		for _, v := range append([]*version{e.version}, e.before...) {
+			allowed += int64(len(v.Object.Body))
+		}
+		if grows <= allowed {
+			return ""
+		}
+	}
+	return f.full(demand{e.operator, e.Owner, grows, len(next.entries()) > 0})
 }
 
 // certified takes in a verified certificate, in a state that is the caller's to

@@ -19,7 +19,11 @@ type deleteMsg struct {
 // delete buries what the tombstone covers. Tombstones are kept for ever, so
 // that nothing late brings back what they cover.
 func (s *secretState) delete(f holderFacts, d deleteMsg) stepResult {
-	if t := s.buried(d.tomb); t != nil {
+	t := s.buried(d.tomb)
+	if d.consent != nil && (t == nil || t.hash != d.tomb.hash) && !s.isParty(d.consent.Person) {
+		return refuse(custody.Denied, "") // the same whether it is here or not
+	}
+	if t != nil {
 		return stepResult{outcome: custody.OK, sign: t.receipt(d.tomb.hash)}
 	}
 	if d.consent != nil {
@@ -30,15 +34,19 @@ func (s *secretState) delete(f holderFacts, d deleteMsg) stepResult {
 	if d.tomb.Scope == share.ScopeOne && len(s.tombs) >= maxTombs {
 		return refuse(custody.Refused, "%d generations are deleted one by one; delete them all", len(s.tombs))
 	}
-	if s.nothing() {
-		if why := f.full(d.tomb.Owner, 0); why != "" {
-			return refuse(custody.Refused, "%s", why)
-		}
+	if s.nothing() && f.operator == "" {
+		return refuse(custody.Refused, whyOutsider)
 	}
 	next := s.clone()
 	next.charge(f, d.tomb.Owner)
 	var w writes
 	next.bury(f, d.tomb, &w)
+	// What frees room is never refused for want of it.
+	if grows := next.size() - s.size(); grows > 0 || s.nothing() {
+		if why := f.full(demand{next.operator, d.tomb.Owner, grows, false}); why != "" {
+			return refuse(custody.Refused, "%s", why)
+		}
+	}
 	return stepResult{next: next, writes: w.list, outcome: custody.OK, sign: next.buried(d.tomb).receipt(d.tomb.hash)}
 }
 

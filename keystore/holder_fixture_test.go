@@ -122,7 +122,7 @@ func (w *hWorld) deal(t rapid.TB, s hSpec) *hDeal {
 func (w *hWorld) facts(node int) holderFacts {
 	return holderFacts{
 		net: w.net, self: w.nodes[node].ID(), now: hNow, operator: "op",
-		full: func(key.PersonPublic, int64) string { return "" },
+		full: func(demand) string { return "" },
 	}
 }
 

@@ -62,7 +62,7 @@ func (s *secretState) promise(f holderFacts, p prepareMsg, w *writes) (*stored, 
 		w.put(rowPlace(e), p.row)
 		w.put(payloadPlace(e), p.payload)
 	}
-	if why := f.full(e.Owner, e.size()); why != "" {
+	if why := f.full(demand{f.operator, e.Owner, e.size(), true}); why != "" {
 		return nil, refuse(custody.Full, "%s", why)
 	}
 	at := slices.IndexFunc(s.pending, func(a *stored) bool { return a.Gen > e.Gen })

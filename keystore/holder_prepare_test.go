@@ -302,8 +302,8 @@ func TestPrepareFull(t *testing.T) {
 	w := newHWorld(t, 3)
 	d := w.deal(t, hSpec{gen: 1})
 	f := w.facts(0)
-	f.full = func(_ key.PersonPublic, n int64) string {
-		if n < int64(len(d.payload)) {
+	f.full = func(c demand) string {
+		if n := c.bytes; n < int64(len(d.payload)) {
 			t.Errorf("asked for %d bytes only", n)
 		}
 		return "full"

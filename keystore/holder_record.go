@@ -249,6 +249,9 @@ func (d *recordReader) tomb(net key.NetworkID, r tombRecord) *tomb {
 
 // newTomb parses a tombstone's body; who may authorise it is not judged.
 func newTomb(net key.NetworkID, body []byte) (*tomb, error) {
+	if len(body) > share.MaxTombstone {
+		return nil, fmt.Errorf("%w: %d bytes", share.ErrTombstone, len(body))
+	}
 	t := &tomb{hash: key.HashBody(net, key.TypeTombstone, body)}
 	if err := key.Unmarshal(body, &t.Tombstone); err != nil {
 		return nil, err
