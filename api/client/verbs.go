@@ -107,7 +107,7 @@ func (c *Client) Info(ctx context.Context, name string) (apitype.Info, error) {
 // DeleteOptions select what to delete.
 type DeleteOptions struct {
 	Gen uint64 // only this generation; 0: all
-	Now bool   // destroy at once what at-rest keys would keep readable for a day
+	Now bool   // asks for shredding at once; the holders of this version do not shred yet
 }
 
 // Delete deletes a secret. Until every seat has acknowledged the error is a

@@ -45,7 +45,7 @@ func (a *app) rmCommand() *cobra.Command {
 	}
 	cmd.Flags().Uint64Var(&f.gen, "gen", 0, "only generation `G`")
 	cmd.Flags().BoolVar(&f.all, "all", false, "every generation (default)")
-	cmd.Flags().BoolVar(&f.now, "now", false, "destroy what holders could still decrypt at once, not within a day")
+	cmd.Flags().BoolVar(&f.now, "now", false, "also ask for shredding at once; the holders of this version stop serving it and do not shred yet")
 	return cmd
 }
 
