@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"keymesh/crypto/key"
@@ -173,10 +174,14 @@ func (p *passing) takeAgain(n int) []key.Hash {
 }
 
 // passOn runs until ctx ends: one question a round to each node that is up,
-// and the full message for what it has not.
+// and the full message for what it has not. A node whose turn goes on into the
+// next round is passed over there: one that dawdles delays itself only.
 func (c *custodian) passOn(ctx context.Context) {
 	t := time.NewTimer(0)
 	defer t.Stop()
+	var g sync.WaitGroup
+	defer g.Wait()
+	var busy sync.Map // nodes whose turn goes on
 	for {
 		t.Reset(passEvery*4/5 + rand.N(passEvery*2/5))
 		select {
@@ -186,13 +191,18 @@ func (c *custodian) passOn(ctx context.Context) {
 		}
 		c.recheckSome(ctx)
 		m := c.members.get(c.cfg.Network)
-		var g sync.WaitGroup
 		for node, due := range c.passing.due(m.isRevoked) {
-			if m.online[node] {
-				g.Go(func() { c.passAll(ctx, node, due) })
+			if !m.online[node] {
+				continue
 			}
+			if _, on := busy.LoadOrStore(node, true); on {
+				continue
+			}
+			g.Go(func() {
+				defer busy.Delete(node)
+				c.passAll(ctx, node, due)
+			})
 		}
-		g.Wait()
 	}
 }
 
@@ -230,7 +240,8 @@ func (c *custodian) passAll(ctx context.Context, node key.NodeID, due []passDue)
 	}
 }
 
-// passTo asks one node what it misses, and sends that.
+// passTo asks one node what it misses, and sends that until one message is not
+// answered.
 func (c *custodian) passTo(ctx context.Context, node key.NodeID, due []passDue) bool {
 	q := &custody.Pass{Items: make([]custody.PassItem, len(due))}
 	for i, d := range due {
@@ -247,6 +258,7 @@ func (c *custodian) passTo(ctx context.Context, node key.NodeID, due []passDue) 
 		}
 	}
 	var g sync.WaitGroup
+	var failed atomic.Bool
 	slots := make(chan struct{}, passAtOnce)
 	for i, d := range due {
 		if !missing[i] {
@@ -256,13 +268,17 @@ func (c *custodian) passTo(ctx context.Context, node key.NodeID, due []passDue) 
 		slots <- struct{}{}
 		g.Go(func() {
 			defer func() { <-slots }()
-			if c.passFull(ctx, node, d) {
+			switch {
+			case failed.Load():
+			case c.passFull(ctx, node, d):
 				c.passing.answered(d.passKey, d.hash, node)
+			default:
+				failed.Store(true)
 			}
 		})
 	}
 	g.Wait()
-	return true
+	return !failed.Load()
 }
 
 func (c *custodian) call(ctx context.Context, node key.NodeID, verb uint64, q, reply key.Body) error {

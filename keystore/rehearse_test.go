@@ -95,7 +95,11 @@ func TestRehearsalLiars(t *testing.T) {
 		p := newPerson()
 		put := mustPut(t, f.nodes[0].store, p, "a", []byte("v"), PutOptions{})
 		settle(t, f, p, "a", put.Gen)
-		m := f.nodes[0].store.known.get(put.ID).m
+		held, err := f.nodes[0].store.cust.peek(context.Background(), put.ID)
+		if err != nil || held.committed == nil {
+			t.Fatalf("%+v %v", held, err)
+		}
+		m := held.committed.SignedManifest
 		conspire := make([]byte, 32)
 		rand.Read(conspire)
 		forge := func(self *fakeNode) func(*share.SignedManifest, *share.SignedRequest) *custody.Proof {
