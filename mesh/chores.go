@@ -56,7 +56,7 @@ func (n *Node) nextChore(now time.Time) time.Duration {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.self.Body.Seq < n.seq {
-		return recordPause
+		return n.pauseBetween(now)
 	}
 	return choreEvery + rand.N(choreEvery/10)
 }

@@ -149,18 +149,23 @@ type Member struct {
 	RTT         time.Duration // of the last ping; 0 while offline
 	LastSeen    time.Time     // when a frame last came on a link; zero when never in this run
 	CertExpires time.Time
+	// Twin: within a day two processes were seen that run with this node's key.
+	Twin bool
 }
 
 // Status is a snapshot for people and metrics.
 type Status struct {
-	ID        key.NodeID
-	Links     int // that are up
-	HalfOpen  int // connections not yet authenticated
-	Members   int // records without the own one, revoked ones left out
-	Lapsed    bool
-	Revoked   bool // this node has seen its own revocation
-	Seq       uint64
-	BytesHeld int64 // bodies in flight, at most 64 MiB
+	ID       key.NodeID
+	Links    int // that are up
+	HalfOpen int // connections not yet authenticated
+	Members  int // records without the own one, revoked ones left out
+	Lapsed   bool
+	Revoked  bool // this node has seen its own revocation
+	Seq      uint64
+	// RolledBack: see [Node.RolledBack]. Twin: within a day another process
+	// signed with this node's key.
+	RolledBack, Twin bool
+	BytesHeld        int64 // bodies in flight, at most 64 MiB
 	// Clock is empty while the clock looks right; otherwise one sentence. What
 	// depends on expiry has to be denied then (protocol.md section 5).
 	Clock string

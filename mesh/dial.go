@@ -38,8 +38,12 @@ type contact struct {
 	proven     map[string]bool // addresses at which this node was met
 	seen       time.Time       // when a link to it last ended or was up
 	sealing    []byte
-	account    *account // nil: it has all that a new peer has
+	instance   uint64    // the process that has or last had the link; 0: none yet
+	earlier    []uint64  // those that it replaced
+	twin       time.Time // when one of those came back
+	account    *account  // nil: it has all that a new peer has
 	fails      int
+	flaps      int // links in a row that ended as soon as they were up
 	next       time.Time
 	dialling   bool
 	knocking   bool          // and holds one of the places for unproven addresses

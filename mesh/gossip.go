@@ -41,7 +41,7 @@ func (n *Node) sign(seq uint64, now time.Time) (*roster.Record, error) {
 func (n *Node) republish(now time.Time, first bool) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if !first && now.Sub(n.issued) < recordPause {
+	if !first && now.Sub(n.issued) < n.pauseBetween(now) {
 		return nil
 	}
 	rec, err := n.sign(n.seq+1, now)
@@ -53,6 +53,9 @@ func (n *Node) republish(now time.Time, first bool) error {
 		return fmt.Errorf("noting the own sequence number: %w", err)
 	}
 	n.self, n.issued = rec, now
+	if first {
+		n.began = now
+	}
 	if _, err := n.roster.Accept(rec.Object, now); err != nil && !errors.Is(err, roster.ErrOld) {
 		n.log.Warn("the node's own record is not one that others accept", "cause", err)
 	}
@@ -107,7 +110,7 @@ func (n *Node) accepted(rec *roster.Record, from key.NodeID, now time.Time) {
 	id := rec.ID()
 	if id == n.id {
 		if rec.Body.Seq > n.seq { // somebody kept what this node forgot
-			n.seq = rec.Body.Seq
+			n.surpassed(rec, now)
 			nudge(n.choreWake)
 		}
 		return
@@ -188,7 +191,10 @@ func (n *Node) down(l *link) {
 		c.seen = time.Unix(0, l.received.Load())
 		c.next = now.Add(n.firstWait(l.peer) + rand.N(100*time.Millisecond))
 		if now.Sub(l.since) < flapTime {
-			c.next = now.Add(backoff(2))
+			c.next = now.Add(backoff(2 + c.flaps))
+			c.flaps++
+		} else {
+			c.flaps = 0
 		}
 	}
 	for _, c := range n.boot {

@@ -288,17 +288,22 @@ func (n *Node) serve(l *link) {
 
 // install makes the link the one to its peer, or the loser of protocol.md
 // section 4.3: the link dialled by the smaller id stays, and of two by the same
-// dialler the newer. A link of the peer's earlier life is dead in any case.
+// dialler the newer. A link of the peer's earlier life is dead in any case; but of two
+// processes that run at once the one that has the link keeps it, or they would
+// take it from one another for ever.
 func (n *Node) install(l *link) {
+	twins := n.hasTwin(l.peer, time.Now())
 	n.linkMu.Lock()
 	old := n.links[l.peer]
-	win := old == nil || old.ctx.Err() != nil || l.beats(old)
+	win := old == nil || old.ctx.Err() != nil || l.beats(old) && !(twins && old.instance != l.instance)
 	if win {
 		n.links[l.peer] = l
 	}
 	n.linkMu.Unlock()
 	switch {
 	case old == nil || old.ctx.Err() != nil:
+	case !win && old.instance != l.instance:
+		n.wg.Go(func() { n.retire(l, errors.New("another process with this key has the link")) })
 	case old.instance != l.instance:
 		old.close(errors.New("the peer started again"))
 	case win:
@@ -307,6 +312,7 @@ func (n *Node) install(l *link) {
 		n.wg.Go(func() { n.contest(l, old) })
 	}
 	if win {
+		n.sawInstance(l.peer, l.instance, time.Now())
 		n.up(l)
 	}
 	n.settled(l.peer)
@@ -340,13 +346,21 @@ func (n *Node) contest(loser, winner *link) {
 			return
 		}
 	}
+	n.retire(loser, errors.New("a duplicate link"))
+}
+
+// retire closes a link that another one has the better of. It answers for a
+// second more: calls may be on their way in it, and of two processes with one
+// key the second one learns from it what the first one signed.
+func (n *Node) retire(l *link, why error) {
+	l.retired.Store(true)
 	t := time.NewTimer(retireTime)
 	defer t.Stop()
 	select {
 	case <-t.C:
-	case <-loser.ctx.Done():
+	case <-l.ctx.Done():
 	}
-	loser.close(errors.New("a duplicate link"))
+	l.close(why)
 }
 
 func (n *Node) uninstall(l *link) {

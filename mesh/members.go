@@ -52,7 +52,7 @@ func (n *Node) describe(rec *roster.Record, now time.Time) Member {
 		Lapsed: rec.Chain.Expired(now), Revoked: n.roster.Revoked(rec.ID(), rec.Chain), CertExpires: rec.Chain.Expires(),
 	}
 	if p := n.peers[m.ID]; p != nil {
-		m.SealingKey, m.LastSeen = bytes.Clone(p.sealing), p.seen
+		m.SealingKey, m.LastSeen, m.Twin = bytes.Clone(p.sealing), p.seen, recent(p.twin, now)
 	}
 	if l := n.link(m.ID); l != nil && l.ctx.Err() == nil {
 		m.Online, m.LastSeen = true, time.Unix(0, l.received.Load())
@@ -75,6 +75,7 @@ func (n *Node) Status() Status {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	s.Seq, s.Revoked = n.seq, n.revoked
+	s.RolledBack, s.Twin = n.RolledBack(), recent(n.twin, now)
 	for _, rec := range n.roster.All() {
 		if rec.ID() != n.id && !n.roster.Revoked(rec.ID(), rec.Chain) {
 			s.Members++

@@ -43,8 +43,10 @@ type Node struct {
 	held    atomic.Int64
 	certExp atomic.Int64 // unix seconds: when this node is lapsed
 	dials   atomic.Uint64
-	sockets sync.Pool // WebSocket write buffers
-	buffers sync.Pool // *[]byte of smallWrite
+	// rolledBack: peers know a later record than the disk did.
+	rolledBack atomic.Bool
+	sockets    sync.Pool // WebSocket write buffers
+	buffers    sync.Pool // *[]byte of smallWrite
 
 	linkMu sync.RWMutex
 	links  map[key.NodeID]*link
@@ -60,6 +62,9 @@ type Node struct {
 	member    key.Object
 	issuer    key.Object
 	issued    time.Time // when the own record was last signed
+	began     time.Time // when Run signed its first
+	jumps     int       // own records seen that this node did not remember
+	twin      time.Time // when another process last signed for this node
 	revoked   bool
 	peers     map[key.NodeID]*contact
 	boot      []*contact
