@@ -24,6 +24,7 @@ type Peer struct {
 	Lapsed      bool      `json:"lapsed,omitempty"`
 	Revoked     bool      `json:"revoked,omitempty"`
 	Accepting   bool      `json:"accepting"`
+	Twin        bool      `json:"twin,omitempty"` // two processes were seen that run with its key
 	Issuer      bool      `json:"issuer,omitempty"`
 	RTT         float64   `json:"rtt_ms,omitempty"` // milliseconds
 	LastSeen    time.Time `json:"last_seen,omitzero"`

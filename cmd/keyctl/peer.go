@@ -78,6 +78,8 @@ func peerState(p apitype.Peer) string {
 	switch {
 	case p.Revoked:
 		return "revoked"
+	case p.Twin:
+		return "runs twice"
 	case p.Self:
 		return "this node"
 	case !p.Online:

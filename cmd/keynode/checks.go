@@ -17,7 +17,7 @@ const renewFrom = 30 * 24 * time.Hour
 // checks are what the node found out about itself, each with its fix.
 func (d *daemon) checks(st mesh.Status, issuers int) []apitype.Check {
 	out := []apitype.Check{
-		d.checkClock(st), d.checkCertificate(st), d.checkIssuers(issuers), d.checkUnlock(), d.checkStore(), checkMemory(),
+		d.checkClock(st), d.checkTwins(st), d.checkCertificate(st), d.checkIssuers(issuers), d.checkUnlock(), d.checkStore(), checkMemory(),
 	}
 	if text := d.restoring.Load(); text != nil {
 		out = append(out, found("restore", apitype.LevelWarn, *text, "leave the node running; its log says what a secret waits for"))
@@ -37,6 +37,22 @@ func (d *daemon) checkClock(st mesh.Status) apitype.Check {
 		return found("clock", apitype.LevelBad, st.Clock, "set this machine's clock, and keep it set with NTP")
 	}
 	return found("clock", apitype.LevelOK, "the clock agrees with the peers", "")
+}
+
+// checkTwins: one key belongs to one process and one disk.
+func (d *daemon) checkTwins(st mesh.Status) apitype.Check {
+	if st.Twin {
+		return found("identity", apitype.LevelBad, "another process runs with this node's key", "stop one of the two for ever: a copied data directory is no second node; a second node needs keynode init and a ticket")
+	}
+	for _, m := range d.node.Members() {
+		if m.Twin {
+			return found("identity", apitype.LevelBad, fmt.Sprintf("two processes run with the key of %s", m.Name), "ask its operator to stop one of them")
+		}
+	}
+	if st.RolledBack {
+		return found("identity", apitype.LevelWarn, "peers know later records of this node than its disk does: the data directory is an older copy", "if the newer one still exists, stop this node and use that")
+	}
+	return found("identity", apitype.LevelOK, "one process runs with this node's key", "")
 }
 
 func (d *daemon) checkCertificate(st mesh.Status) apitype.Check {

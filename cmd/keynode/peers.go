@@ -73,7 +73,7 @@ func peer(m mesh.Member, self bool) apitype.Peer {
 	return apitype.Peer{
 		Persons: persons,
 		Node:    m.ID.String(), Name: m.Name, Operator: m.Operator, Zone: m.Zone, Roles: roleNames(m.Roles), Capacity: m.Capacity,
-		Addrs: m.Addrs, Self: self, Online: m.Online || self, Lapsed: m.Lapsed, Revoked: m.Revoked, Accepting: m.Accepting,
+		Addrs: m.Addrs, Self: self, Online: m.Online || self, Lapsed: m.Lapsed, Revoked: m.Revoked, Accepting: m.Accepting, Twin: m.Twin,
 		Issuer: m.Issuer, RTT: float64(m.RTT) / float64(time.Millisecond), LastSeen: m.LastSeen, Expires: m.CertExpires,
 		Fingerprint: m.ID.Fingerprint(),
 	}
@@ -81,7 +81,7 @@ func peer(m mesh.Member, self bool) apitype.Peer {
 
 func (d *daemon) self() apitype.Peer {
 	p := peer(d.node.Self(), true)
-	p.Accepting = d.keys.Accepting()
+	p.Accepting, p.Twin = d.keys.Accepting(), d.node.Status().Twin
 	return p
 }
 
