@@ -24,7 +24,9 @@ import (
 
 // unreachable are documented answers that no test of this package gets, with
 // the reason.
-var unreachable = map[string]string{}
+var unreachable = map[string]string{
+	"POST /api/v1/secrets/{name}/rehearse 503": "a job begins while its listener ends",
+}
 
 // covered are the documented answers that tests got.
 var covered = struct {
@@ -210,6 +212,7 @@ func TestDocumentHasEveryMember(t *testing.T) {
 		"Invite": apitype.Invite{}, "Person": apitype.Person{}, "Storage": apitype.Storage{}, "Check": apitype.Check{},
 		"Secrets": apitype.Secrets{}, "Status": apitype.Status{}, "State": state{},
 		"Pending": apitype.Pending{}, "Request": apitype.Request{}, "Said": apitype.Said{}, "Requests": apitype.Requests{}, "Word": apitype.Word{}, "Heard": apitype.Heard{},
+		"Job": apitype.Job{}, "Rehearsal": apitype.Rehearsal{}, "Approver": apitype.Approver{},
 		"KitRequest": apitype.KitRequest{}, "Kit": apitype.Kit{}, "KitNode": apitype.KitNode{}, "PersonInfo": apitype.PersonInfo{},
 		"Persons": apitype.Persons{}, "NewPerson": apitype.NewPerson{}, "PersonExport": apitype.PersonExport{},
 		"PersonFile": apitype.PersonFile{}, "PersonImport": apitype.PersonImport{},

@@ -98,6 +98,7 @@ type Server struct {
 	routes      map[string]map[string]endpoint // by pattern, then method
 	slots       chan struct{}
 	replays     *replays
+	jobs        *jobs
 	uid         uint32
 	credentials func(net.Conn) (uint32, error)
 	limits      limits
@@ -116,6 +117,7 @@ func New(cfg Config) (*Server, error) {
 		log:         cfg.Log,
 		slots:       make(chan struct{}, maxInFlight),
 		replays:     newReplays(rand.Text()),
+		jobs:        newJobs(),
 		uid:         uint32(os.Getuid()),
 		credentials: peerUID,
 		limits:      defaultLimits(),
@@ -126,5 +128,6 @@ func New(cfg Config) (*Server, error) {
 	s.routes = s.endpoints()
 	maps.Copy(s.routes, s.identityEndpoints())
 	maps.Copy(s.routes, s.requestEndpoints())
+	maps.Copy(s.routes, s.jobEndpoints())
 	return s, nil
 }

@@ -125,13 +125,19 @@ type failure struct {
 func (f failure) Unwrap() error { return f.error }
 
 func (s *Server) answerError(err error, req *request, pattern string) answer {
+	return problem(s.explain(err, pattern, req.id, req.name, req.query.Get("prefix")), req.id)
+}
+
+// explain is the problem of an error. What is a fault of the node is logged,
+// without the names.
+func (s *Server) explain(err error, pattern, id string, names ...string) *apitype.Problem {
 	var f failure
 	errors.As(err, &f)
 	p := problemOf(err, f.op)
 	if p.Type == apitype.Internal || p.Type == apitype.Damaged {
-		s.log.Error("api: request failed", "route", pattern, "request", req.id, "err", publicText(err.Error(), req.name, req.query.Get("prefix")))
+		s.log.Error("api: request failed", "route", pattern, "request", id, "err", publicText(err.Error(), names...))
 	}
-	return problem(p, req.id)
+	return p
 }
 
 // publicText takes out of an error's text what might be the name of a secret:

@@ -22,6 +22,9 @@ type fakeRequests struct {
 	said  string
 	hash  key.Hash
 	note  string
+
+	rehearsal  keystore.Rehearsal
+	rehearsing func(context.Context) // not nil: called by Rehearse
 }
 
 func (f *fakeRequests) Requests(_ context.Context, p keystore.Person) ([]keystore.RequestView, error) {
@@ -44,6 +47,14 @@ func (f *fakeRequests) Deny(_ context.Context, p keystore.Person, h key.Hash, no
 
 func (f *fakeRequests) Cancel(_ context.Context, p keystore.Person, h key.Hash) error {
 	return f.word("cancel", p, h, "")
+}
+
+func (f *fakeRequests) Rehearse(ctx context.Context, p keystore.Person, name string) (keystore.Rehearsal, error) {
+	f.who = p
+	if f.rehearsing != nil {
+		f.rehearsing(ctx)
+	}
+	return f.rehearsal, f.err
 }
 
 func sampleRequests() *fakeRequests {

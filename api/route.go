@@ -39,6 +39,7 @@ type request struct {
 	query   url.Values
 	header  http.Header
 	timeout time.Duration
+	wait    time.Duration // for what is asked about to change; at most timeout
 	body    []byte
 }
 
@@ -81,16 +82,26 @@ func route(method, escaped string) (pattern, name string) {
 	if rest, ok := strings.CutPrefix(escaped, apitype.PathRequests+"/"); ok {
 		return routeRequest(rest)
 	}
+	if rest, ok := strings.CutPrefix(escaped, apitype.PathJobs+"/"); ok {
+		return patternJob, rest
+	}
 	rest, ok := strings.CutPrefix(escaped, apitype.PathSecrets+"/")
 	if !ok {
 		return escaped, ""
 	}
 	if method == http.MethodPost {
-		if name, ok := strings.CutSuffix(rest, "/recover"); ok {
-			return patternRecover, name
+		for _, verb := range secretVerbs() {
+			if name, ok := strings.CutSuffix(rest, "/"+verb); ok {
+				return patternSecret + "/" + verb, name
+			}
 		}
 	}
 	return patternSecret, rest
+}
+
+// secretVerbs are what may follow the name of a secret in a POST.
+func secretVerbs() []string {
+	return []string{"recover", apitype.JobRehearse}
 }
 
 // find returns the endpoint, or the problem that there is none.
@@ -123,14 +134,14 @@ func allow(methods map[string]endpoint) string {
 // parse fills in everything but the body.
 func (s *Server) parse(e endpoint, raw, pattern string, r *http.Request) (*request, *apitype.Problem) {
 	out := &request{header: r.Header, timeout: keystore.DefaultTimeout}
-	if pattern == patternSecret || pattern == patternRecover {
+	if strings.HasPrefix(pattern, patternSecret) {
 		name, p := secretName(raw)
 		if p != nil {
 			return nil, p
 		}
 		out.name = name
 	}
-	if strings.HasPrefix(pattern, patternRequest) {
+	if strings.HasPrefix(pattern, patternRequest) || pattern == patternJob {
 		out.name = raw
 	}
 	var p *apitype.Problem
@@ -141,6 +152,15 @@ func (s *Server) parse(e endpoint, raw, pattern string, r *http.Request) (*reque
 		if out.timeout, p = parseTimeout(out.query.Get("timeout")); p != nil {
 			return nil, p
 		}
+	}
+	if out.query.Has("wait") {
+		if out.wait, p = parseWait(out.query.Get("wait")); p != nil {
+			return nil, p
+		}
+		if !out.query.Has("timeout") {
+			out.timeout = max(out.timeout, out.wait)
+		}
+		out.wait = min(out.wait, out.timeout)
 	}
 	if e.person {
 		out.as = out.query.Get("as")

@@ -63,6 +63,7 @@ func (s *Server) serve(ctx context.Context, l net.Listener, kind Kind) error {
 	var wg sync.WaitGroup
 	base, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cancel(nil)
+	base = context.WithValue(base, servingKey{}, &serving{base, &wg})
 	srv := s.httpServer(base, kind, &wg)
 	failed := make(chan error, 1)
 	go func() { failed <- srv.Serve(newCapped(l, maxConns)) }()

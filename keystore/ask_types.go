@@ -104,6 +104,21 @@ type Rehearsal struct {
 	Why       string // in words, when not OK
 }
 
+// Failed are the holders that failed their proof: what they sent is none, or no
+// other seat's agrees with it although enough seats answered to tell.
+func (r *Rehearsal) Failed() (out []BadRow) {
+	answered := 0
+	for _, s := range r.Seats {
+		answered += btoi(s.State == "proven" || s.State == "unproven")
+	}
+	for _, s := range r.Seats {
+		if s.State == "bad" || s.State == "unproven" && answered >= r.K && r.K > 0 {
+			out = append(out, BadRow{Node: s.Node, Name: s.Name, Why: s.Why})
+		}
+	}
+	return out
+}
+
 // RehearsalApprover is one person whose signature can be needed.
 type RehearsalApprover struct {
 	Person    key.PersonPublic

@@ -75,6 +75,9 @@ type Seat struct {
 	// planned. Readers treat others as text.
 	State string `json:"state,omitempty"`
 	Why   string `json:"why,omitempty"`
+	// Silent is how many seconds nothing came from the node; absent: it
+	// answered, or it is not known.
+	Silent uint64 `json:"silent,omitempty"`
 }
 
 // PutResult is the answer to PUT: 201 for the first generation of a name, 200

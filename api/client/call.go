@@ -29,6 +29,7 @@ type call struct {
 	body         []byte // JSON; nil: none
 	write        bool   // losing the answer leaves the outcome open
 	limit        int64  // bytes of an answer; 0: 2 MiB
+	job          bool   // 202 is the answer that is hoped for
 }
 
 const defaultLimit = 2 << 20
@@ -72,7 +73,7 @@ func (cl *Client) do(ctx context.Context, c call, out any) (int, error) {
 		}
 		return 0, cl.broken(ctx, c, true, err)
 	}
-	return resp.StatusCode, cl.decode(resp, body, out)
+	return resp.StatusCode, cl.decode(resp, body, out, c.job)
 }
 
 func (cl *Client) request(ctx context.Context, c call) (*http.Request, error) {
@@ -115,7 +116,7 @@ func (cl *Client) request(ctx context.Context, c call) (*http.Request, error) {
 
 // forPerson reports whether a path acts for a person; others take none.
 func forPerson(path string) bool {
-	return path == apitype.PathStatus || path == apitype.PathKit || strings.HasPrefix(path, apitype.PathRequests) || strings.HasPrefix(path, apitype.PathSecrets)
+	return path == apitype.PathStatus || path == apitype.PathKit || strings.HasPrefix(path, apitype.PathJobs) || strings.HasPrefix(path, apitype.PathRequests) || strings.HasPrefix(path, apitype.PathSecrets)
 }
 
 func (cl *Client) agent() string {
@@ -189,7 +190,7 @@ func (cl *Client) bad(resp *http.Response, why string) error {
 }
 
 // decode judges an answer: a problem becomes the error, whatever the status.
-func (cl *Client) decode(resp *http.Response, body []byte, out any) error {
+func (cl *Client) decode(resp *http.Response, body []byte, out any, job bool) error {
 	media, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
 	switch media {
 	case apitype.TypeProblemJSON:
@@ -201,14 +202,14 @@ func (cl *Client) decode(resp *http.Response, body []byte, out any) error {
 		bound(p)
 		return p
 	case apitype.TypeJSON:
-		if resp.StatusCode == http.StatusAccepted {
+		if resp.StatusCode == http.StatusAccepted && !job {
 			p := &Pending{}
 			if json.Unmarshal(body, &p.Pending) != nil || p.Request == "" {
 				return cl.bad(resp, "its body cannot be read")
 			}
 			return p
 		}
-		if resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusCreated {
+		if resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusCreated && (!job || resp.StatusCode != http.StatusAccepted) {
 			return cl.bad(resp, "an unexpected status")
 		}
 		if out == nil {
