@@ -14,7 +14,11 @@
 //
 //	row bytes = F(x,0) || F(x,1) || ... || F(x,k-1)        k * width bytes
 //
-// Nothing here has integrity: too few, wrong or mixed shares give a wrong
+// A dealing of zero is such a polynomial with F(0, 0) = 0, 48 bytes wide, and a
+// proof that every seat checks with its own row alone ([VerifyZero]; protocol.md
+// section 9). Added to rows it gives other rows of the same secret.
+//
+// Nothing else here has integrity: too few, wrong or mixed shares give a wrong
 // secret and no error. Callers check each row against its commitment before
 // they combine it and the result against its key check (protocol.md section 3).
 //

@@ -176,3 +176,52 @@ func TestFixedDealings(t *testing.T) {
 		}
 	}
 }
+
+type fixedZero struct {
+	K    int        `json:"k"`
+	Xs   hexBytes   `json:"xs"`
+	Seed hexBytes   `json:"seed"`
+	Rows []hexBytes `json:"rows"`
+	Z    hexBytes   `json:"z"`
+}
+
+func newFixedZeros(t *testing.T) {
+	v := vectors[fixedZero]{Note: "Dealings of zero, made once by this package; the seed of the challenge is SHA-256(xs)."}
+	for _, xs := range [][]byte{{3, 1, 2}, {200, 7, 91, 5, 44}} {
+		k := (len(xs) + 1) / 2
+		seed := sha256.Sum256(xs)
+		rows, z, err := DealZero(xs, k, func([]Row) [32]byte { return seed })
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := fixedZero{K: k, Xs: xs, Seed: seed[:], Z: z}
+		for _, r := range rows {
+			c.Rows = append(c.Rows, r.Encode())
+		}
+		v.Cases = append(v.Cases, c)
+	}
+	b, err := json.MarshalIndent(v, "", " ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile("testdata/zero.json", append(b, '\n'), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestFixedDealingsOfZero(t *testing.T) {
+	if *update {
+		newFixedZeros(t)
+	}
+	for _, c := range load[fixedZero](t, "zero.json") {
+		for i, b := range c.Rows {
+			r, err := ParseRow(b, c.K, DealtWidth)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := VerifyZero(c.K, c.Xs[i], r, [32]byte(c.Seed), c.Z, func(Row) bool { return true }); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
