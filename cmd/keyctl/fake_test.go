@@ -41,6 +41,8 @@ type fakeNode struct {
 	idle    chan string   // a request of a hanging op has arrived
 	log     []fakeRequest // what was asked
 	issuers int
+	jobs    map[string]apitype.Job
+	asleep  int // so many questions about a job are answered that it runs
 	missing int // so many recoveries are answered 202 first
 	asks    []apitype.Request
 	undone  bool // a deletion answers 200 without being done
@@ -77,7 +79,7 @@ func newFakeNode() (*fakeNode, error) {
 	f := &fakeNode{
 		socket: filepath.Join(dir, "api.sock"), secrets: map[string][]fakeSecret{}, offline: map[string]bool{}, liars: map[string]bool{},
 		answers: map[string]*apitype.Problem{}, raw: map[string]string{}, drop: map[string]bool{}, hang: map[string]bool{},
-		page: apitype.MaxPage, idle: make(chan string, 1024), issuers: 2,
+		jobs: map[string]apitype.Job{}, page: apitype.MaxPage, idle: make(chan string, 1024), issuers: 2,
 	}
 	unix, err := net.Listen("unix", f.socket)
 	if err != nil {
@@ -122,7 +124,7 @@ func (f *fakeNode) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	op, name := fakeOp(r)
 	req := fakeRequest{op: op, path: r.URL.EscapedPath(), query: r.URL.Query(), header: r.Header.Clone()}
 	var raw json.RawMessage
-	if r.Method == http.MethodPut || r.Method == http.MethodPost {
+	if (r.Method == http.MethodPut || r.Method == http.MethodPost) && r.ContentLength != 0 {
 		if err := json.NewDecoder(r.Body).Decode(&raw); err != nil {
 			f.problem(w, apitype.NewProblem(apitype.Invalid, "the body is no JSON"))
 			return
@@ -171,6 +173,9 @@ func fakeOp(r *http.Request) (op, name string) {
 		id, verb, _ := strings.Cut(rest, "/")
 		return verb, id
 	}
+	if id, ok := strings.CutPrefix(r.URL.Path, apitype.PathJobs+"/"); ok {
+		return "job", id
+	}
 	name, ok := strings.CutPrefix(r.URL.EscapedPath(), apitype.PathSecrets+"/")
 	if !ok {
 		return "unknown", ""
@@ -178,6 +183,9 @@ func fakeOp(r *http.Request) (op, name string) {
 	op = map[string]string{"GET": "info", "PUT": "put", "DELETE": "delete"}[r.Method]
 	if n, ok := strings.CutSuffix(name, "/recover"); ok && r.Method == http.MethodPost {
 		name, op = n, "get"
+	}
+	if n, ok := strings.CutSuffix(name, "/rehearse"); ok && r.Method == http.MethodPost {
+		name, op = n, "rehearse"
 	}
 	name, err := url.PathUnescape(name)
 	if err != nil {
@@ -210,6 +218,15 @@ func (f *fakeNode) answer(w http.ResponseWriter, req fakeRequest, name string) {
 		out = apitype.Requests{Items: f.asks}
 	case "approve", "deny":
 		out = apitype.Heard{Request: name}
+	case "rehearse":
+		if out, p = f.rehearse(name); p == nil {
+			w.Header().Set("Content-Type", apitype.TypeJSON)
+			w.WriteHeader(http.StatusAccepted)
+			_ = json.NewEncoder(w).Encode(out)
+			return
+		}
+	case "job":
+		out, p = f.job(name)
 	case "get":
 		if f.missing > 0 {
 			f.missing--
@@ -383,6 +400,57 @@ func (f *fakeNode) get(req fakeRequest, name string) (any, *apitype.Problem) {
 		return nil, p
 	}
 	return out, nil
+}
+
+// rehearse starts a job that has ended once it is asked about.
+func (f *fakeNode) rehearse(name string) (any, *apitype.Problem) {
+	s, p := f.find(name, 0)
+	if p != nil {
+		return nil, p
+	}
+	r := apitype.Rehearsal{Name: name, ID: strings.Repeat("1d", 32), Manifest: strings.Repeat("ab", 32), Gen: s.gen, N: 5, K: 3, Have: 1, Need: 1,
+		Failed: []apitype.Bad{}, Missing: []string{}, Approvers: []apitype.Approver{{Person: "person-" + strings.Repeat("q", 52), Nodes: 1, Silent: 90}}, Policy: "the owner"}
+	seats := f.seats(func(n string) string {
+		switch {
+		case f.offline[n]:
+			return "unreachable"
+		case f.liars[n]:
+			r.Failed = append(r.Failed, apitype.Bad{Node: nodeID(n), Name: n, Why: "its proof does not open"})
+			return "bad"
+		}
+		r.Proven++
+		return "proven"
+	})
+	for i := range seats {
+		if seats[i].State == "unreachable" {
+			seats[i].Silent = 3600
+		}
+	}
+	r.Margin, r.Payloads, r.OK = r.Proven-3, r.Proven, r.Proven >= 3
+	if !r.OK {
+		r.Exit, r.Why = apitype.ExitQuorum, fmt.Sprintf("%d seats prove their rows and 3 are needed", r.Proven)
+	}
+	if len(r.Failed) > 0 {
+		r.Exit = apitype.ExitIntegrity
+	}
+	result, _ := json.Marshal(r)
+	j := apitype.Job{ID: "JOB" + strconv.Itoa(len(f.jobs)), Verb: "rehearse", Name: name, State: apitype.JobRunning, Seats: []apitype.Seat{}}
+	done := j
+	done.State, done.Seats, done.Result = apitype.JobDone, seats, result
+	f.jobs[j.ID] = done
+	return j, nil
+}
+
+func (f *fakeNode) job(id string) (any, *apitype.Problem) {
+	j, ok := f.jobs[id]
+	if !ok {
+		return nil, apitype.NewProblem(apitype.NotFound, "there is no such job")
+	}
+	if f.asleep > 0 {
+		f.asleep--
+		j.State, j.Seats, j.Result = apitype.JobRunning, nil, nil
+	}
+	return j, nil
 }
 
 func (f *fakeNode) listed(name string, s fakeSecret) apitype.Listed {

@@ -241,6 +241,8 @@ func cmdFake(ts *testscript.TestScript, neg bool, args []string) {
 		f.page, _ = strconv.Atoi(rest[0])
 	case "issuers":
 		f.issuers, _ = strconv.Atoi(rest[0])
+	case "asleep":
+		f.asleep, _ = strconv.Atoi(rest[0])
 	case "undone":
 		f.undone = true
 	case "name": // a name that a terminal would act upon
