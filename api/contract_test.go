@@ -26,6 +26,7 @@ import (
 // the reason.
 var unreachable = map[string]string{
 	"POST /api/v1/secrets/{name}/rehearse 503": "a job begins while its listener ends",
+	"POST /api/v1/audit/verify 413":            "it takes a body of 1 GiB; see TestAuditUploadIsBounded",
 }
 
 // covered are the documented answers that tests got.
@@ -214,7 +215,9 @@ func TestDocumentHasEveryMember(t *testing.T) {
 		"Pending": apitype.Pending{}, "Request": apitype.Request{}, "Said": apitype.Said{}, "Requests": apitype.Requests{}, "Word": apitype.Word{}, "Heard": apitype.Heard{},
 		"Job": apitype.Job{}, "Rehearsal": apitype.Rehearsal{}, "Approver": apitype.Approver{},
 		"KitRequest": apitype.KitRequest{}, "Kit": apitype.Kit{}, "KitNode": apitype.KitNode{}, "PersonInfo": apitype.PersonInfo{},
-		"Persons": apitype.Persons{}, "NewPerson": apitype.NewPerson{}, "PersonExport": apitype.PersonExport{},
+		"AuditEntry": apitype.AuditEntry{}, "AuditPage": apitype.AuditPage{}, "AuditCheck": apitype.AuditCheck{}, "AuditPeer": apitype.AuditPeer{},
+		"AuditExportCheck": apitype.AuditExportCheck{},
+		"Persons":          apitype.Persons{}, "NewPerson": apitype.NewPerson{}, "PersonExport": apitype.PersonExport{},
 		"PersonFile": apitype.PersonFile{}, "PersonImport": apitype.PersonImport{},
 	}
 	for name, s := range doc.Components.Schemas {
@@ -270,7 +273,7 @@ func TestDocumentIsServed(t *testing.T) {
 	if !bytes.Equal(r.body, openAPIDocument) {
 		t.Error("another document")
 	}
-	if strings.Contains(string(r.body), "/verify") || strings.Contains(string(r.body), "/metrics") {
+	if strings.Contains(string(r.body), "/metrics") {
 		t.Error("the document promises what this version does not have")
 	}
 }

@@ -55,6 +55,8 @@ type Config struct {
 	Requests Requests
 	// Identities may be nil: the paths of persons and kits then answer 503.
 	Identities Identities
+	// Audit may be nil: the paths of the audit log then answer 503.
+	Audit Audit
 	// Persons returns the person of that name; "" is the default one.
 	Persons func(name string) (keystore.Person, bool)
 	Version apitype.Version
@@ -88,6 +90,7 @@ func (k Kind) String() string {
 const (
 	maxInFlight = 128 // requests; one more is answered 429
 	maxConns    = 512 // connections of a listener; one more waits
+	maxStreams  = 4   // long answers and bodies; one more is answered 429
 	minToken    = 16  // bytes
 )
 
@@ -97,6 +100,7 @@ type Server struct {
 	log         *slog.Logger
 	routes      map[string]map[string]endpoint // by pattern, then method
 	slots       chan struct{}
+	streams     chan struct{} // slots of long answers and bodies
 	replays     *replays
 	jobs        *jobs
 	uid         uint32
@@ -116,6 +120,7 @@ func New(cfg Config) (*Server, error) {
 		cfg:         cfg,
 		log:         cfg.Log,
 		slots:       make(chan struct{}, maxInFlight),
+		streams:     make(chan struct{}, maxStreams),
 		replays:     newReplays(rand.Text()),
 		jobs:        newJobs(),
 		uid:         uint32(os.Getuid()),
@@ -129,5 +134,6 @@ func New(cfg Config) (*Server, error) {
 	maps.Copy(s.routes, s.identityEndpoints())
 	maps.Copy(s.routes, s.requestEndpoints())
 	maps.Copy(s.routes, s.jobEndpoints())
+	maps.Copy(s.routes, s.auditEndpoints())
 	return s, nil
 }

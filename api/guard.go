@@ -84,14 +84,14 @@ func (s *Server) checkToken(r *http.Request) *apitype.Problem {
 	return p
 }
 
-// checkMedia refuses what a plain HTML form could send.
-func checkMedia(r *http.Request) *apitype.Problem {
-	bad := apitype.NewProblem(apitype.MediaType, "send the body with Content-Type: application/json")
+// checkMedia refuses what a plain HTML form could send: want is none of that.
+func checkMedia(r *http.Request, want string) *apitype.Problem {
+	bad := apitype.NewProblem(apitype.MediaType, "send the body with Content-Type: %s", want)
 	if ct := r.Header["Content-Type"]; len(ct) != 1 {
 		return bad
 	}
 	media, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	if err != nil || media != apitype.TypeJSON {
+	if err != nil || media != want {
 		return bad
 	}
 	for k, v := range params {

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"keymesh/api/apitype"
+	"keymesh/keystore"
 )
 
 // Handler returns the handler for a kind of listener. [Server.Serve] uses it;
@@ -31,6 +32,9 @@ func (s *Server) Handler(kind Kind) http.Handler {
 			e, p, name, none := s.find(r)
 			pattern = p
 			if bad := s.guard(kind, r, none == nil && e.open); bad != nil {
+				if s.cfg.Audit != nil {
+					s.cfg.Audit.AuditRefused(kind, bad.Status)
+				}
 				return problem(bad, id)
 			}
 			if none != nil {
@@ -41,7 +45,7 @@ func (s *Server) Handler(kind Kind) http.Handler {
 			}
 			return s.answer(w, r, e, pattern, name, id)
 		})
-		write(w, r, a)
+		s.write(w, r, a, id)
 		s.access(kind, r.Method, pattern, a.status, len(a.body), id, started)
 		if a.secret {
 			clear(a.body)
@@ -102,11 +106,16 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, e endpoint, patt
 		return problem(bad, id)
 	}
 	defer clear(req.body)
+	if e.upload != "" {
+		req.upload = r.Body
+		// The time for a body is that of the request, not that of a small one.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(req.timeout + grace))
+	}
 	// The keystore ends by req.timeout with an account of who is missing; the
 	// context is for what does not look at it.
 	ctx, cancel := context.WithTimeout(r.Context(), req.timeout+grace)
 	defer cancel()
-	req.ctx, req.id = ctx, id
+	req.ctx, req.id = keystore.WithRequestID(ctx, id), id
 	a, err := e.serve(req)
 	if err != nil {
 		return s.answerError(err, req, pattern)
@@ -170,13 +179,16 @@ func publicText(text string, names ...string) string {
 // readBody reads the body of a request whose endpoint wants one, into one
 // buffer, so that no copy of a value is left behind by growing.
 func readBody(w http.ResponseWriter, r *http.Request, e endpoint) ([]byte, *apitype.Problem) {
+	if e.upload != "" {
+		return nil, checkMedia(r, e.upload)
+	}
 	if !e.body {
 		if r.ContentLength != 0 {
 			return nil, apitype.NewProblem(apitype.Invalid, "this request has no body")
 		}
 		return nil, nil
 	}
-	if bad := checkMedia(r); bad != nil {
+	if bad := checkMedia(r, apitype.TypeJSON); bad != nil {
 		return nil, bad
 	}
 	size := r.ContentLength
@@ -239,13 +251,15 @@ func problem(p *apitype.Problem, id string) answer {
 	return answer{status: p.Status, body: b, media: apitype.TypeProblemJSON}
 }
 
-func write(w http.ResponseWriter, r *http.Request, a answer) {
+func (s *Server) write(w http.ResponseWriter, r *http.Request, a answer, id string) {
 	h := w.Header()
 	if a.media == "" {
 		a.media = apitype.TypeJSON
 	}
 	h.Set("Content-Type", a.media)
-	h.Set("Content-Length", strconv.Itoa(len(a.body)))
+	if a.stream == nil {
+		h.Set("Content-Length", strconv.Itoa(len(a.body)))
+	}
 	if a.gen != 0 {
 		h.Set("ETag", strconv.Quote(strconv.FormatUint(a.gen, 10)))
 	}
@@ -259,7 +273,28 @@ func write(w http.ResponseWriter, r *http.Request, a answer) {
 		h.Set("WWW-Authenticate", `Bearer realm="keymesh"`)
 	}
 	w.WriteHeader(a.status)
-	_, _ = w.Write(a.body) // a caller that is gone does not want it
+	if a.stream == nil {
+		_, _ = w.Write(a.body) // a caller that is gone does not want it
+		return
+	}
+	if err := a.stream(r.Context(), slowWriter{w}); err != nil {
+		s.log.Warn("api: a long answer broke off", "request", id, "err", publicText(err.Error()))
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// slowWriter gives each write its own time: a long answer may take as long as
+// its reader goes on reading.
+type slowWriter struct{ w http.ResponseWriter }
+
+const streamWrite = 30 * time.Second
+
+// Write implements io.Writer.
+func (w slowWriter) Write(p []byte) (int, error) {
+	if err := http.NewResponseController(w.w).SetWriteDeadline(time.Now().Add(streamWrite)); err != nil {
+		return 0, err
+	}
+	return w.w.Write(p)
 }
 
 // access logs a request. Reads that went well are many and say little.

@@ -143,6 +143,7 @@ type env struct {
 	secrets *fakeSecrets
 	asks    *fakeRequests
 	mesh    *fakeMesh
+	audit   *fakeAudit
 	server  *Server
 	log     *syncBuffer
 	person  keystore.Person
@@ -172,12 +173,12 @@ func (b *syncBuffer) String() string {
 
 func newEnv(t *testing.T, change ...func(*env)) *env {
 	t.Helper()
-	e := &env{t: t, secrets: sampleSecrets(), asks: sampleRequests(), mesh: sampleMesh(), log: &syncBuffer{}}
+	e := &env{t: t, secrets: sampleSecrets(), asks: sampleRequests(), mesh: sampleMesh(), audit: sampleAudit(), log: &syncBuffer{}}
 	e.person = keystore.Person{Name: "me", Key: key.GeneratePerson()}
 	e.other = keystore.Person{Name: "other", Key: key.GeneratePerson()}
 	var err error
 	e.server, err = New(Config{
-		Secrets: e.secrets, Requests: e.asks, Mesh: e.mesh, Version: apitype.Version{Version: "v0-test", Protocol: 1}, Token: testToken,
+		Secrets: e.secrets, Requests: e.asks, Mesh: e.mesh, Audit: e.audit, Version: apitype.Version{Version: "v0-test", Protocol: 1}, Token: testToken,
 		Persons: func(name string) (keystore.Person, bool) {
 			switch name {
 			case "":

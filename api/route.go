@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"io"
 	"net/http"
 	"net/url"
 	"slices"
@@ -25,6 +26,7 @@ type endpoint struct {
 	open   bool     // without credentials, and not counted
 	person bool     // acts for a person: ?as=
 	body   bool     // wants a JSON body
+	upload string   // wants a long body of this type, which it reads itself
 	query  []string // parameters beside as and timeout
 	serve  func(*request) (answer, error)
 }
@@ -41,6 +43,7 @@ type request struct {
 	timeout time.Duration
 	wait    time.Duration // for what is asked about to change; at most timeout
 	body    []byte
+	upload  io.Reader // of an endpoint with upload
 }
 
 // answer is a status with a body. A secret body is zeroed once it was written.
@@ -52,6 +55,9 @@ type answer struct {
 	secret   bool
 	replayed bool
 	location string // of what goes on; empty: none
+	// stream writes a body too long to be kept; nil: body is all. When it fails
+	// the connection breaks, so that nobody takes a part for the whole.
+	stream func(ctx context.Context, w io.Writer) error
 }
 
 func (s *Server) endpoints() map[string]map[string]endpoint {

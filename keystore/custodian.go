@@ -280,10 +280,14 @@ func (c *custodian) step(ctx context.Context, id key.Hash, f holderFacts, do fun
 	return r, there, c.sign(r.sign).Encode(), nil
 }
 
-// apply makes the records of a step durable. The caller's patience does not
+// apply makes the records of a step durable, after the audit log has what it has
+// to say of it. The caller's patience does not
 // count: a step is on disk or it is not, and a state that may be either is
 // loaded again.
 func (c *custodian) apply(ctx context.Context, id key.Hash, old heldState, r stepResult) error {
+	if _, err := c.audit(ctx, c.changes(old.secretState, r.next)...); err != nil {
+		return err
+	}
 	rec := r.next.record()
 	state := key.Marshal(rec)
 	recs := append(r.writes, share.Record{Place: statePlace(id), Value: state})

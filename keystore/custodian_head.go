@@ -3,6 +3,8 @@ package keystore
 import (
 	"context"
 	"math/rand/v2"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"keymesh/crypto/key"
@@ -44,12 +46,7 @@ func (c *custodian) showHeads(ctx context.Context) {
 		case <-t.C:
 		}
 		t.Reset(headEvery*4/5 + rand.N(headEvery*2/5))
-		var up []key.NodeID
-		for node, online := range c.members.get(c.cfg.Network).online {
-			if online && node != c.self {
-				up = append(up, node)
-			}
-		}
+		up := c.online()
 		rand.Shuffle(len(up), func(i, j int) { up[i], up[j] = up[j], up[i] })
 		for _, node := range up[:min(len(up), headPeers)] {
 			c.showHead(ctx, w, node)
@@ -57,17 +54,58 @@ func (c *custodian) showHeads(ctx context.Context) {
 	}
 }
 
-func (c *custodian) showHead(ctx context.Context, w Witness, node key.NodeID) {
+// online are the other nodes that are linked at the moment.
+func (c *custodian) online() []key.NodeID {
+	var up []key.NodeID
+	for node, online := range c.members.get(c.cfg.Network).online {
+		if online && node != c.self {
+			up = append(up, node)
+		}
+	}
+	return up
+}
+
+// showHead reports whether the node answered. One that refuses shows why: the
+// head that contradicts what it was shown.
+func (c *custodian) showHead(ctx context.Context, w Witness, node key.NodeID) bool {
 	own, err := w.SignedHead()
 	if err != nil {
 		c.log.Error("the audit log has no head to show", "err", err)
-		return
 	}
 	var reply custody.HeadReply
-	if c.call(ctx, node, custody.VerbHead, &custody.Head{Own: own, Yours: w.Witnessed(node)}, &reply) != nil || reply.Outcome != custody.OK {
-		return // asked again some minutes later
+	if c.call(ctx, node, custody.VerbHead, &custody.Head{Own: own, Yours: w.Witnessed(node)}, &reply) != nil {
+		return false // asked again some minutes later
 	}
 	c.keepHeads(w, node, reply.Own, reply.Yours)
+	return reply.Outcome == custody.OK || len(reply.Yours) > 0
+}
+
+// headsAtOnce bounds the peers that ExchangeHeads asks side by side.
+const headsAtOnce = 16
+
+// ExchangeHeads shows the end of this node's audit log to every peer that is
+// linked, and takes from each what it keeps of it. It returns how many were
+// asked and how many answered; what they showed is with the [Auditor].
+func (s *Store) ExchangeHeads(ctx context.Context) (asked, answered int) {
+	w, ok := s.cfg.Audit.(Witness)
+	if !ok {
+		return 0, 0
+	}
+	var n atomic.Int64
+	var all sync.WaitGroup
+	slots := make(chan struct{}, headsAtOnce)
+	up := s.cust.online()
+	for _, node := range up {
+		slots <- struct{}{}
+		all.Go(func() {
+			defer func() { <-slots }()
+			if s.cust.showHead(ctx, w, node) {
+				n.Add(1)
+			}
+		})
+	}
+	all.Wait()
+	return len(up), int(n.Load())
 }
 
 // keepHeads reports whether both heads were kept or known.
@@ -88,12 +126,19 @@ func (c *custodian) keepHeads(w Witness, peer key.NodeID, heads ...[]byte) bool 
 // head serves HEAD.
 func (c *custodian) head(_ context.Context, from key.NodeID, q *custody.Head) (key.Body, error) {
 	w, ok := c.cfg.Audit.(Witness)
-	if !ok || !c.keepHeads(w, from, q.Own, q.Yours) {
+	if !ok {
 		return &custody.HeadReply{Outcome: custody.Refused}, nil
 	}
-	own, err := w.SignedHead()
-	if err != nil {
-		return &custody.HeadReply{Outcome: custody.Failed}, nil
+	reply := &custody.HeadReply{Outcome: custody.OK}
+	if !c.keepHeads(w, from, q.Own, q.Yours) {
+		reply.Outcome = custody.Refused
 	}
-	return &custody.HeadReply{Outcome: custody.OK, Own: own, Yours: w.Witnessed(from)}, nil
+	// Also to one that is refused: its operator learns from its own signature
+	// that its log was cut or rewritten.
+	reply.Yours = w.Witnessed(from)
+	var err error
+	if reply.Own, err = w.SignedHead(); err != nil {
+		reply.Outcome = custody.Failed
+	}
+	return reply, nil
 }

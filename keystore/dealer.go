@@ -218,7 +218,7 @@ func (d *dealing) drive(ctx context.Context, w *write) *outcome {
 	deadline, _ := ctx.Deadline()
 	verdict := make(chan *outcome, 1)
 	d.s.spawn(func() {
-		life, cancel := context.WithDeadline(d.s.life, deadline.Add(callTimeout))
+		life, cancel := context.WithDeadline(WithRequestID(d.s.life, RequestID(ctx)), deadline.Add(callTimeout))
 		defer cancel()
 		w.run(ctx, life, func(o *outcome) { verdict <- o })
 	})

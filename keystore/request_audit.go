@@ -13,13 +13,30 @@ import (
 // Fields that do not matter are zero.
 type AuditRecord struct {
 	// Kind is one of: request, approve, deny, veto, withdraw, confirm, release,
-	// refuse, strangers.
+	// refuse, strangers, policy, delete.
 	Kind    string
 	ID      key.Hash         // of the secret
 	Person  key.PersonPublic // who acted
 	Node    key.NodeID       // the node that it came from
 	Request key.Hash
 	Detail  string // bounded words, a peer's among them
+	// RequestID is that of the local API's request that caused it, or empty; see
+	// [WithRequestID].
+	RequestID string
+}
+
+type requestIDKey struct{}
+
+// WithRequestID makes id the one that the audit log of this node shows for what
+// is done with the context.
+func WithRequestID(ctx context.Context, id string) context.Context {
+	return context.WithValue(ctx, requestIDKey{}, id)
+}
+
+// RequestID returns what WithRequestID put there, or "".
+func RequestID(ctx context.Context) string {
+	id, _ := ctx.Value(requestIDKey{}).(string)
+	return id
 }
 
 // Auditor is the audit log of this node.
@@ -44,6 +61,7 @@ func (c *custodian) audit(ctx context.Context, entries ...AuditRecord) (uint64, 
 	var at uint64
 	for _, r := range entries {
 		var err error
+		r.RequestID = RequestID(ctx)
 		if at, err = c.cfg.Audit.Append(ctx, r); err != nil {
 			return 0, fmt.Errorf("the audit log: %w", err)
 		}

@@ -47,6 +47,10 @@ type Config struct {
 	// Accepting is the standing offer told in pongs: whether this node takes new
 	// seats. It must not block. nil: always.
 	Accepting func() bool
+	// Refused is told of every connection that was turned away: the node that it
+	// proved to be, or zero, the host it came from, and whether it came with a
+	// ticket. It must not block. nil: nobody is told.
+	Refused func(node key.NodeID, host string, ticket bool)
 	// Log gets what an operator should see. nil: nothing is logged.
 	Log *slog.Logger
 }

@@ -44,6 +44,7 @@ func (n *Node) welcome(c net.Conn, host string) {
 	conn := tls.Server(ws, tlsConfig(n.cert, n.bouncer))
 	if err := conn.HandshakeContext(n.ctx); err != nil {
 		n.count("TLS handshakes failed")
+		n.refused(key.NodeID{}, host, err)
 		return
 	}
 	pub, err := peerKey(conn.ConnectionState())
@@ -53,12 +54,19 @@ func (n *Node) welcome(c net.Conn, host string) {
 	l, err := n.receive(conn, raw, pub, host)
 	if err != nil {
 		n.count("hellos refused")
+		n.refused(pub.ID(), host, err)
 		n.tell("refused a connection", "node", pub.ID().Short(), "from", host, "cause", err)
 		return
 	}
 	leave()
 	if l != nil {
 		n.serve(l)
+	}
+}
+
+func (n *Node) refused(node key.NodeID, host string, err error) {
+	if n.cfg.Refused != nil {
+		n.cfg.Refused(node, host, errors.Is(err, ErrTicketRefused))
 	}
 }
 

@@ -195,6 +195,14 @@ func (a *Audit) Head() (share.AuditHead, error) {
 	return share.AuditHead{Node: a.node, Seq: a.pos.seq, Hash: a.pos.hash, Time: a.mark.headTime}, nil
 }
 
+// End returns how the log ends on disk, also when nothing can be written any
+// more. Unlike a Head it is not to be signed: it has no time.
+func (a *Audit) End() share.AuditHead {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return share.AuditHead{Node: a.node, Seq: a.pos.seq, Hash: a.pos.hash}
+}
+
 func unixNow() uint64 { return uint64(max(0, time.Now().Unix())) }
 
 // Close ends Run and waits for it, and closes the files. It may be called more

@@ -146,12 +146,38 @@ type ExportReport struct {
 // one under the end, and those that the caller got from peers. Errors wrap
 // [ErrDamaged], naming the first bad line, or [ErrRewritten].
 func VerifyExport(r io.Reader, heads ...[]byte) (ExportReport, error) {
+	return verifyExport(r, func(key.NetworkID, key.NodeID) [][]byte { return heads })
+}
+
+func verifyExport(r io.Reader, heads func(key.NetworkID, key.NodeID) [][]byte) (ExportReport, error) {
 	c := exportCheck{lines: bufio.NewScanner(r)}
 	c.lines.Buffer(nil, maxExportLine)
 	if err := c.run(heads); err != nil {
 		return ExportReport{}, err
 	}
 	return c.rep, nil
+}
+
+// VerifyExport is the function of that name with the heads that are kept here of
+// the node whose log the export is of, a peer or this one.
+func (a *Audit) VerifyExport(r io.Reader) (ExportReport, error) {
+	return verifyExport(r, a.headsOf)
+}
+
+// headsOf are the heads kept here that a node signed.
+func (a *Audit) headsOf(net key.NetworkID, node key.NodeID) [][]byte {
+	if net != a.net {
+		return nil
+	}
+	var out [][]byte
+	for _, w := range a.Witnesses() {
+		for _, b := range append([][]byte{w.Mine, w.Theirs}, w.Proof...) {
+			if h := a.known(b); h != nil && h.Node == node {
+				out = append(out, b)
+			}
+		}
+	}
+	return out
 }
 
 // exportCheck is one run of VerifyExport.
@@ -170,11 +196,11 @@ func (c *exportCheck) bad(format string, a ...any) error {
 	return damaged("line %d of the export: %s", c.number, fmt.Sprintf(format, a...))
 }
 
-func (c *exportCheck) run(heads [][]byte) error {
+func (c *exportCheck) run(heads func(key.NetworkID, key.NodeID) [][]byte) error {
 	if err := c.start(); err != nil {
 		return err
 	}
-	for _, b := range heads {
+	for _, b := range heads(c.rep.Network, c.rep.Node) {
 		if err := c.claim(key.NodeID{}, b); err != nil {
 			return err
 		}

@@ -69,7 +69,7 @@ func (a auditor) SaveWitness(peer key.NodeID, head []byte) error {
 
 // Append implements keystore.Auditor.
 func (a auditor) Append(ctx context.Context, r keystore.AuditRecord) (uint64, error) {
-	e := storage.AuditEntry{Kind: r.Kind, ID: r.ID, Request: r.Request, Detail: r.Detail}
+	e := storage.AuditEntry{Kind: r.Kind, ID: r.ID, Request: r.Request, Detail: r.Detail, RequestID: r.RequestID}
 	if !r.Person.IsZero() {
 		e.Person = r.Person.String()
 	}

@@ -20,14 +20,14 @@ const kitNodes = 5
 
 // Kit implements api.Identities. A kit is given as often as it is asked for,
 // until its text was read back and erase has taken its seeds from the node.
-func (d *daemon) Kit(_ context.Context, person string, r apitype.KitRequest) (apitype.Kit, error) {
+func (d *daemon) Kit(ctx context.Context, person string, r apitype.KitRequest) (apitype.Kit, error) {
 	d.persons.Lock()
 	defer d.persons.Unlock()
 	switch r.Act {
 	case apitype.KitMake:
-		return d.makeKit(person)
+		return d.makeKit(ctx, person)
 	case apitype.KitRotate:
-		return d.startRotation(person)
+		return d.startRotation(ctx, person)
 	}
 	k, err := ParseKit(r.Text)
 	if err != nil {
@@ -35,12 +35,12 @@ func (d *daemon) Kit(_ context.Context, person string, r apitype.KitRequest) (ap
 	}
 	defer k.Erase()
 	if r.Act == apitype.KitErase {
-		return d.eraseKit(k)
+		return d.eraseKit(ctx, k)
 	}
 	return d.describe(k), nil
 }
 
-func (d *daemon) makeKit(person string) (apitype.Kit, error) {
+func (d *daemon) makeKit(ctx context.Context, person string) (apitype.Kit, error) {
 	i, ok := d.id.find(person)
 	if !ok {
 		return apitype.Kit{}, noPerson(person)
@@ -56,6 +56,9 @@ func (d *daemon) makeKit(person string) (apitype.Kit, error) {
 		return apitype.Kit{}, apitype.NewProblem(apitype.Unprocessable, "a kit names at least %d nodes to start from, and this one knows %d with an address", minKitNodes, len(nodes))
 	}
 	p := d.id.Persons[i]
+	if err := d.recordPerson(ctx, "kit", p.Key.Public(), "made"); err != nil {
+		return apitype.Kit{}, err
+	}
 	k := &Kit{Network: d.id.Network, Authority: d.id.Authority, Owner: p.Key.Public(), Person: p.Name, Index: share.IndexKey(p.Key, d.id.Network),
 		Code: *code, Made: time.Now(), Nodes: nodes}
 	// The keys in k are the identity's own: only the index key is a copy.
@@ -137,10 +140,13 @@ func (d *daemon) ownerOf(k *Kit) int {
 // eraseKit forgets the recovery seed and the network's seed, once the kit that
 // was read back proved to hold them. The file changes first and as a whole; if
 // that fails, everything is still there.
-func (d *daemon) eraseKit(k *Kit) (apitype.Kit, error) {
+func (d *daemon) eraseKit(ctx context.Context, k *Kit) (apitype.Kit, error) {
 	out := d.describe(k)
 	if k.IsCard() || !out.Current {
 		return apitype.Kit{}, apitype.NewProblem(apitype.Unprocessable, "this is not the current kit of a person of this node; nothing was erased")
+	}
+	if err := d.recordPerson(ctx, "kit", k.Owner, "read back; its seeds are erased here"); err != nil {
+		return apitype.Kit{}, err
 	}
 	i := d.ownerOf(k)
 	code, _ := d.id.recovery(i)

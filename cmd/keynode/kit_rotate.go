@@ -24,7 +24,7 @@ type rotationBody struct {
 }
 
 // startRotation gives a person a new recovery key. The caller holds d.persons.
-func (d *daemon) startRotation(person string) (apitype.Kit, error) {
+func (d *daemon) startRotation(ctx context.Context, person string) (apitype.Kit, error) {
 	i, ok := d.id.find(person)
 	if !ok {
 		return apitype.Kit{}, noPerson(person)
@@ -33,6 +33,9 @@ func (d *daemon) startRotation(person string) (apitype.Kit, error) {
 	owner := p.Key.Public()
 	if slices.ContainsFunc(d.id.Rotations, func(r Rotation) bool { return r.Person == owner }) {
 		return apitype.Kit{}, apitype.NewProblem(apitype.Unprocessable, "the secrets of %s are still on their way to the last new code; keyctl status says how far", p.Name)
+	}
+	if err := d.recordPerson(ctx, "kit", owner, "a new recovery key"); err != nil {
+		return apitype.Kit{}, err
 	}
 	private, public := d.id.recovery(i)
 	wasPrivate, wasPublic, before := *private, *public, d.id.Rotations

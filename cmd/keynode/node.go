@@ -38,10 +38,12 @@ type daemon struct {
 	log   *slog.Logger
 	db    *storage.DB
 	audit *storage.Audit
-	node  *mesh.Node
-	iss   *mesh.Issuer
-	keys  *keystore.Store
-	api   *api.Server
+	// tallies are of those who failed to authenticate.
+	tallies tallies
+	node    *mesh.Node
+	iss     *mesh.Issuer
+	keys    *keystore.Store
+	api     *api.Server
 
 	restoring atomic.Pointer[string] // how far a restore is; nil: there is none
 	rotating  atomic.Pointer[string] // the same of a rotation of recovery keys
@@ -119,7 +121,7 @@ func (d *daemon) wireMesh() error {
 	}
 	if len(d.id.Issuers) > 0 {
 		d.iss, err = mesh.NewIssuer(mesh.IssuerConfig{
-			Key: d.id.Issuers[0], Cert: d.id.IssuerCert, Network: d.id.Network, Node: d.id.Node.ID(), Book: book{d.db},
+			Key: d.id.Issuers[0], Cert: d.id.IssuerCert, Network: d.id.Network, Node: d.id.Node.ID(), Book: auditedBook{book{d.db}, d.audit},
 		})
 		if err != nil {
 			return err
@@ -128,7 +130,7 @@ func (d *daemon) wireMesh() error {
 	d.node, err = mesh.New(mesh.Config{
 		Key: d.id.Node, Network: d.id.Network, Member: d.id.Member, Issuer: d.id.IssuerCert, Bindings: binds,
 		SealingKey: sealing.Public(), Listener: d.listener, Advertise: d.advertised(), Bootstrap: d.cfg.Bootstrap,
-		Book: book{d.db}, Issuing: d.iss, Verbs: verbTraits, Accepting: d.accept.get, Log: d.log,
+		Book: auditedBook{book{d.db}, d.audit}, Refused: d.linkRefused, Issuing: d.iss, Verbs: verbTraits, Accepting: d.accept.get, Log: d.log,
 	})
 	return err
 }
@@ -167,7 +169,7 @@ func (d *daemon) Run(ctx context.Context, ready func()) error {
 	}
 	stages := []stage{
 		{"store", d.db.Run},
-		{"audit log", d.audit.Run},
+		{"audit log", d.audit.Run}, {"refusals", d.recordTallies},
 		{"mesh", func(ctx context.Context) error { return d.node.Run(ctx, d.keys.Answer) }},
 		{"keystore", d.keys.Run},
 		{"restore", d.restore}, {"rotate", d.rotate},
@@ -177,7 +179,7 @@ func (d *daemon) Run(ctx context.Context, ready func()) error {
 	}
 	stages = append(stages, stage{"watchdog", func(ctx context.Context) error {
 		ready()
-		runWatchdog(ctx, d.db.Err)
+		runWatchdog(ctx, func() error { return errors.Join(d.db.Err(), d.audit.Err()) })
 		<-ctx.Done()
 		return nil
 	}})

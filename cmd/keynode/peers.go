@@ -26,7 +26,7 @@ func (d *daemon) wireAPI() error {
 	}
 	var err error
 	d.api, err = api.New(api.Config{
-		Secrets: d.keys, Requests: d.keys, Mesh: d, Persons: d.person, Identities: d, Log: d.log, Token: token, Hosts: hosts,
+		Secrets: d.keys, Requests: d.keys, Mesh: d, Persons: d.person, Identities: d, Audit: d, Log: d.log, Token: token, Hosts: hosts,
 		Version: versionInfo(),
 	})
 	return err
@@ -148,7 +148,7 @@ func (d *daemon) Status(ctx context.Context) apitype.Mesh {
 // Ready implements api.Mesh: enough holders are linked to write with the
 // default shape.
 func (d *daemon) Ready(context.Context) bool {
-	if d.db.Err() != nil {
+	if d.db.Err() != nil || d.audit.Err() != nil {
 		return false
 	}
 	holders := 0

@@ -62,20 +62,24 @@ func (d *daemon) ListPersons(context.Context) []apitype.PersonInfo {
 }
 
 // NewPerson implements api.Identities: a person with a recovery key.
-func (d *daemon) NewPerson(_ context.Context, name string) (apitype.PersonInfo, error) {
+func (d *daemon) NewPerson(ctx context.Context, name string) (apitype.PersonInfo, error) {
 	p := Person{Name: name, Key: key.GeneratePerson(), Recovery: key.GeneratePerson()}
 	p.RecoveryPublic = p.Recovery.Public()
-	return d.addPerson(p)
+	return d.addPerson(ctx, p, "made")
 }
 
 // addPerson stores the person before anybody hears of it, and then has the
 // node's record say that it acts for that person.
-func (d *daemon) addPerson(p Person) (apitype.PersonInfo, error) {
+func (d *daemon) addPerson(ctx context.Context, p Person, how string) (apitype.PersonInfo, error) {
 	d.persons.Lock()
 	defer d.persons.Unlock()
 	before := d.id.Persons
 	d.id.Persons = append(slices.Clone(before), p)
-	if err := d.checkNewPerson(before, p); err != nil {
+	err := d.checkNewPerson(before, p)
+	if err == nil {
+		err = d.recordPerson(ctx, "person", p.Key.Public(), how)
+	}
+	if err != nil {
 		d.id.Persons = before
 		return apitype.PersonInfo{}, err
 	}
@@ -116,7 +120,7 @@ func (d *daemon) bindPersons() error {
 }
 
 // ExportPerson implements api.Identities.
-func (d *daemon) ExportPerson(_ context.Context, r apitype.PersonExport) (apitype.PersonFile, error) {
+func (d *daemon) ExportPerson(ctx context.Context, r apitype.PersonExport) (apitype.PersonFile, error) {
 	d.persons.RLock()
 	defer d.persons.RUnlock()
 	i, ok := d.id.find(r.Name)
@@ -127,6 +131,9 @@ func (d *daemon) ExportPerson(_ context.Context, r apitype.PersonExport) (apityp
 		return apitype.PersonFile{}, apitype.NewProblem(apitype.Unprocessable, "%v", err)
 	}
 	p := d.id.Persons[i]
+	if err := d.recordPerson(ctx, "person", p.Key.Public(), "exported"); err != nil {
+		return apitype.PersonFile{}, err
+	}
 	_, public := d.id.recovery(i)
 	p.RecoveryPublic = *public
 	file, err := sealPerson(p, r.Passphrase, seal.DefaultKDF())
@@ -138,7 +145,7 @@ func (d *daemon) ExportPerson(_ context.Context, r apitype.PersonExport) (apityp
 }
 
 // ImportPerson implements api.Identities.
-func (d *daemon) ImportPerson(_ context.Context, r apitype.PersonImport) (apitype.PersonInfo, error) {
+func (d *daemon) ImportPerson(ctx context.Context, r apitype.PersonImport) (apitype.PersonInfo, error) {
 	p, err := openPerson(r.File, r.Passphrase)
 	switch {
 	case errors.Is(err, errPassphrase):
@@ -146,19 +153,19 @@ func (d *daemon) ImportPerson(_ context.Context, r apitype.PersonImport) (apityp
 	case err != nil:
 		return apitype.PersonInfo{}, apitype.NewProblem(apitype.Unprocessable, "%.200s", err)
 	}
-	if info, known, err := d.refreshPerson(p); known {
+	if info, known, err := d.refreshPerson(ctx, p); known {
 		return info, err
 	}
 	if r.Name != "" {
 		p.Name = r.Name
 	}
-	return d.addPerson(p)
+	return d.addPerson(ctx, p, "imported")
 }
 
 // refreshPerson takes over the recovery key of a person who is here already and
 // got a new one on another node. The old one's seed, if it was here, is of no
 // use any more. known says that it was a matter of that.
-func (d *daemon) refreshPerson(p Person) (info apitype.PersonInfo, known bool, err error) {
+func (d *daemon) refreshPerson(ctx context.Context, p Person) (info apitype.PersonInfo, known bool, err error) {
 	d.persons.Lock()
 	defer d.persons.Unlock()
 	i, ok := d.id.find(p.Key.Public().String())
@@ -168,6 +175,9 @@ func (d *daemon) refreshPerson(p Person) (info apitype.PersonInfo, known bool, e
 	private, public := d.id.recovery(i)
 	if *public == p.RecoveryPublic {
 		return apitype.PersonInfo{}, false, nil
+	}
+	if err := d.recordPerson(ctx, "person", p.Key.Public(), "imported with a newer recovery key"); err != nil {
+		return apitype.PersonInfo{}, true, err
 	}
 	wasPrivate, wasPublic := *private, *public
 	*private, *public = key.PersonPrivate{}, p.RecoveryPublic

@@ -64,10 +64,16 @@ func (d *daemon) restoreAll(ctx context.Context) error {
 		return errors.New("the person who is to have the secrets is not on this node")
 	}
 	r := &restorer{d: d, e: d.id.Estate, heir: heir, code: keystore.Person{Key: d.id.Estate.Code}, lost: map[key.Hash]*lostSecret{}}
+	if err := d.recordPerson(ctx, "restore", r.e.Owner, fmt.Sprintf("began or went on; the heir is %s", heir.Key.Public())); err != nil {
+		return err
+	}
 	d.log.Info("restoring the secrets of a lost owner", "owner", r.e.Owner.String())
 	for {
 		pause, over := r.pass(ctx)
 		if over {
+			if err := d.recordPerson(ctx, "restore", r.e.Owner, "ended"); err != nil {
+				return err
+			}
 			return r.finish()
 		}
 		select {

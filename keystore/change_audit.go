@@ -1,0 +1,80 @@
+package keystore
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+
+	"keymesh/crypto/key"
+	"keymesh/crypto/share"
+)
+
+// changes is what the audit log is to say of a step: deletions and changes of
+// the policy, whoever brought them.
+func (c *custodian) changes(old, next *secretState) []AuditRecord {
+	var out []AuditRecord
+	for _, t := range next.tombs {
+		if old.buried(t) != nil {
+			continue
+		}
+		e := AuditRecord{Kind: "delete", ID: next.id, Person: t.Owner, Detail: fmt.Sprintf("generations up to %d", t.Gen)}
+		if t.Scope == share.ScopeOne {
+			e.Detail = fmt.Sprintf("generation %d", t.Gen)
+		}
+		if len(t.request) > 0 {
+			if r, err := share.ReadRequest(c.cfg.ID, t.request); err == nil {
+				e.Person, e.Request = r.Person, r.Hash
+			}
+		}
+		out = append(out, e)
+	}
+	was, is := old.current(), next.current()
+	if was != nil && is != nil && !bytes.Equal(was.Policy, is.Policy) {
+		e := AuditRecord{Kind: "policy", ID: next.id, Person: is.Owner, Detail: fmt.Sprintf("from generation %d on: unreadable", is.Gen)}
+		if is.policy != nil {
+			e.Detail = fmt.Sprintf("from generation %d on: %s", is.Gen, is.policy.Words(nil))
+		}
+		out = append(out, e)
+	}
+	return out
+}
+
+// NamesOf returns the names of those of the person's own secrets among ids of
+// which this node holds a manifest. It asks no other node.
+//
+// Errors: [ErrInput], that of ctx, and those of a store that does not serve.
+func (s *Store) NamesOf(ctx context.Context, p Person, ids []key.Hash) (map[key.Hash]string, error) {
+	if p.Key.IsZero() {
+		return nil, fmt.Errorf("%w: no person", ErrInput)
+	}
+	select {
+	case <-s.cust.loaded:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if s.cust.loadErr != nil {
+		return nil, s.cust.loadErr
+	}
+	index := share.IndexKey(p.Key, s.cfg.ID)
+	defer clear(index[:])
+	me, out := p.Key.Public(), map[key.Hash]string{}
+	for _, id := range ids {
+		if _, ok := out[id]; ok {
+			continue
+		}
+		held, err := s.cust.peek(ctx, id)
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if err != nil || held.owner != me {
+			continue // a damaged record has no name
+		}
+		for _, v := range held.versions() {
+			if label, err := openLabel(&index, &v.Manifest); err == nil {
+				out[id] = label.Name
+				break
+			}
+		}
+	}
+	return out, nil
+}
