@@ -68,7 +68,7 @@ func (p *passing) add(s *secretState, self key.NodeID) {
 	if c == nil {
 		return
 	}
-	p.put(passKey{id: s.id}, c.Hash, c.targets(self))
+	p.put(passKey{id: s.id}, c.Hash, s.targetsOf(c, self))
 }
 
 // addTombs notes the tombstones that the state has.
@@ -86,7 +86,7 @@ func (p *passing) addWords(s *secretState, r *requestState, self key.NodeID) {
 		return
 	}
 	for _, w := range r.words {
-		p.putNew(passKey{id: s.id, word: w.hash, request: r.Hash}, w.hash, c.targets(self))
+		p.putNew(passKey{id: s.id, word: w.hash, request: r.Hash}, w.hash, s.targetsOf(c, self))
 	}
 }
 

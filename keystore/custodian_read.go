@@ -132,11 +132,17 @@ func (c *custodian) loadRow(e *stored) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if seat := e.SeatOf(c.self); seat == nil || seat.X != e.x || !e.CheckRow(*seat, row) {
+	if !e.rowFits(row) {
 		clear(row)
 		return nil, errRow
 	}
 	return row, nil
+}
+
+// rowFits reports whether row is the one of this version, epoch and seat.
+func (e *stored) rowFits(row []byte) bool {
+	seat := e.SeatAt(e.x)
+	return seat != nil && e.CheckRow(*seat, row)
 }
 
 // recover serves RECOVER: this holder decides alone.

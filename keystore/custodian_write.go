@@ -210,10 +210,16 @@ func (c *custodian) commit(ctx context.Context, from key.NodeID, q *custody.Comm
 	if err != nil {
 		return &custody.CommitReply{Outcome: custody.Refused, Why: bounded(err.Error())}, nil
 	}
+	if cert.moves, err = c.openMoves(q.Reassigns, cert.of); err != nil {
+		return &custody.CommitReply{Outcome: custody.Refused, Why: bounded(err.Error())}, nil
+	}
 	r, there, receipt, err := c.step(ctx, cert.of.ID, f, func(s *secretState, f holderFacts) stepResult {
 		return s.commit(f, commitMsg{*cert})
 	})
 	if err != nil {
+		return nil, err
+	}
+	if err := c.takeMoves(ctx, f, cert.of.ID, cert.moves); err != nil {
 		return nil, err
 	}
 	reply := &custody.CommitReply{Outcome: r.outcome, Receipt: receipt, Why: bounded(r.why), PrevGone: r.prevGone}

@@ -110,6 +110,10 @@ type secretState struct {
 	pending   []*stored // promised, ascending by generation
 	history   []*stored // newest first
 	tombs     []*tomb   // at most one for all generations, and it is the first
+	moves     []*move   // Reassigns of the version in force, each seat's in order
+	votes     []vote    // this node's own under Reassigns of the version votesOf
+	votesOf   key.Hash
+	vetoed    []key.Hash // H of Reassigns of it that the owner vetoed
 }
 
 // holderFacts are what a step may know of the world.
@@ -163,6 +167,7 @@ func refuse(outcome uint8, format string, a ...any) stepResult {
 func (s *secretState) clone() *secretState {
 	c := *s
 	c.pending, c.history, c.tombs = slices.Clone(s.pending), slices.Clone(s.history), slices.Clone(s.tombs)
+	c.moves, c.votes, c.vetoed = slices.Clone(s.moves), slices.Clone(s.votes), slices.Clone(s.vetoed)
 	return &c
 }
 
@@ -191,6 +196,9 @@ func (s *secretState) size() int64 {
 	}
 	for _, t := range s.tombs {
 		n += t.size()
+	}
+	for _, m := range s.moves {
+		n += m.size()
 	}
 	return n
 }
@@ -278,6 +286,7 @@ type certificate struct {
 	cert   *share.CommitCert
 	bytes  []byte
 	before []*version
+	moves  []*share.SignedReassign // of its seats, verified; of a COMMIT only
 }
 
 // line finds the manifests that the certificate must be judged by, among what

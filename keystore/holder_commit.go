@@ -19,6 +19,8 @@ type commitMsg struct {
 // committing without the row loses secrets (models/drop.pml, NOROW).
 func (s *secretState) commit(f holderFacts, c commitMsg) stepResult {
 	m := c.of
+	was := s
+	s = s.expecting(f, m, c.moves)
 	if r, done := s.commitAgain(f, m); done {
 		return r
 	}
@@ -39,9 +41,9 @@ func (s *secretState) commit(f holderFacts, c commitMsg) stepResult {
 	next.charge(f, m.Owner)
 	var w writes
 	e := &stored{version: m, cert: c.bytes, before: before, committedAt: f.now, operator: s.payer(f)}
-	seat := m.SeatOf(f.self) != nil
+	seat := s.seatAt(m, f.self) != 0
 	done := next.certified(f, e, &w)
-	if why := s.roomFor(f, next, e); why != "" {
+	if why := was.roomFor(f, next, e); why != "" {
 		return refuse(custody.Full, "%s", why)
 	}
 	r := stepResult{next: next, writes: w.list, outcome: custody.OK, prevGone: next.prevGone(m)}
@@ -59,7 +61,7 @@ func (s *secretState) commit(f holderFacts, c commitMsg) stepResult {
 // commitAgain answers what needs no verification: it is committed or kept
 // already, or something newer or a tombstone is here.
 func (s *secretState) commitAgain(f holderFacts, m *version) (stepResult, bool) {
-	seat := m.SeatOf(f.self) != nil
+	seat := s.seatAt(m, f.self) != 0
 	switch {
 	case s.covered(m.Gen):
 		r := refuse(custody.Refused, "the generation is deleted")
@@ -106,7 +108,7 @@ func (s *secretState) prevGone(m *version) bool {
 // concerned: the certificate says something about what is or was here. Others
 // may not make a node remember things.
 func (s *secretState) concerned(f holderFacts, m *version, before []*version) bool {
-	if m.SeatOf(f.self) != nil || s.floor.Gen != 0 || len(s.pending) != 0 {
+	if m.SeatOf(f.self) != nil || s.seatAt(m, f.self) != 0 || s.floor.Gen != 0 || len(s.pending) != 0 {
 		return true
 	}
 	return slices.ContainsFunc(before, func(v *version) bool { return v.SeatOf(f.self) != nil })
@@ -158,9 +160,10 @@ func (s *secretState) roomFor(f holderFacts, next *secretState, e *stored) strin
 // certified takes in a verified certificate, in a state that is the caller's to
 // change, and reports whether its version is now the committed one.
 func (s *secretState) certified(f holderFacts, e *stored, w *writes) bool {
+	defer s.settleMoves()
 	base, known := e.distanceTo(s.reference())
 	s.raise(e.version)
-	if e.SeatOf(f.self) == nil {
+	if s.seatAt(e.version, f.self) == 0 && !s.rowPending(e.Hash) {
 		if s.committedGen() < e.Gen {
 			// No seat any more: only what keep covers stays.
 			s.retire(e, base, known, w)

@@ -74,9 +74,7 @@ func (t *tomb) receipt(h key.Hash) *promise {
 // seatHere is this node's seat in what is committed or kept, or 0.
 func (s *secretState) seatHere(self key.NodeID) uint8 {
 	if c := s.current(); c != nil {
-		if seat := c.SeatOf(self); seat != nil {
-			return seat.X
-		}
+		return s.seatAt(c.version, self)
 	}
 	return 0
 }
@@ -86,7 +84,7 @@ func (s *secretState) otherSeats(self key.NodeID) []key.NodeID {
 	var out []key.NodeID
 	for _, e := range append([]*stored{s.committed, s.kept}, s.pending...) {
 		if e != nil {
-			out = append(out, e.targets(self)...)
+			out = append(out, s.targetsOf(e, self)...)
 		}
 	}
 	slices.SortFunc(out, func(a, b key.NodeID) int { return bytes.Compare(a[:], b[:]) })
@@ -165,6 +163,7 @@ func (s *secretState) bury(f holderFacts, t *tomb, w *writes) {
 	if s.kept != nil && all && t.Covers(s.kept.Gen) {
 		s.kept = nil
 	}
+	s.settleMoves()
 }
 
 // hollow is the version without its row, or nothing.

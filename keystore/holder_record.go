@@ -23,6 +23,7 @@ type stateRecord struct {
 	Tombs     []tombRecord       `cbor:"7,keyasint"`
 	Parties   []key.PersonPublic `cbor:"8,keyasint"` // who may know, but the owner; ascending
 	Operator  string             `cbor:"9,keyasint"` // whose quota the record is in
+	Reassign  *reassignRecord    `cbor:"11,keyasint,omitempty"`
 }
 
 type storedRecord struct {
@@ -96,6 +97,7 @@ func (s *secretState) record() *stateRecord {
 	r := &stateRecord{
 		Owner: s.owner, Floor: s.floor, Committed: one(s.committed), Kept: one(s.kept),
 		Pending: recordsOf(s.pending), History: recordsOf(s.history), Parties: s.parties(), Operator: s.operator,
+		Reassign: s.reassignRecord(),
 	}
 	for _, t := range s.tombs {
 		r.Tombs = append(r.Tombs, tombRecord{Hash: t.hash, Object: t.object, Body: t.body, Request: t.request, Approvals: t.approvals, At: t.at, X: t.x, Seats: t.seats})
@@ -186,6 +188,9 @@ func stateOf(net key.NetworkID, id key.Hash, r *stateRecord, open func([]byte) (
 	}
 	for _, t := range r.Tombs {
 		s.tombs = append(s.tombs, d.tomb(net, t))
+	}
+	if d.err == nil {
+		d.err = s.readMoves(net, r.Reassign)
 	}
 	if d.err != nil || len(r.Committed) > 1 || len(r.Kept) > 1 {
 		return nil, fmt.Errorf("the record of a secret: %w: %v", key.ErrEncoding, d.err)

@@ -100,6 +100,8 @@ type Commit struct {
 	Manifest []byte   `cbor:"1,keyasint"`
 	Cert     []byte   `cbor:"2,keyasint"`
 	Before   [][]byte `cbor:"3,keyasint"` // manifests of prev and of what is forced, to verify the certificate
+	// Reassigns of the manifest's seats, each seat's in order.
+	Reassigns [][]byte `cbor:"4,keyasint,omitempty"`
 }
 
 // CommitReply: OK with the Committed receipt; Conflict with There; Refused when
@@ -166,6 +168,10 @@ type LocateReply struct {
 	key.Head
 	Outcome uint8 `cbor:"1,keyasint"`
 	State   State `cbor:"2,keyasint"`
+	// Reassigns of the manifest in State, each seat's in order.
+	Reassigns [][]byte `cbor:"3,keyasint,omitempty"`
+	// Suspects are seats of that manifest, by x, that this holder suspects.
+	Suspects []byte `cbor:"4,keyasint,omitempty"`
 }
 
 // List asks for the secrets of one owner, in order of id, after Cursor.
@@ -223,6 +229,9 @@ type RecoverReply struct {
 	// Progress says how the request stands here, to parties, when nothing is
 	// released.
 	Progress *Progress `cbor:"8,keyasint,omitempty"`
+	// Reassigns come with State, and with Moved those of the manifest whose seat
+	// this node had.
+	Reassigns [][]byte `cbor:"9,keyasint,omitempty"`
 }
 
 // Delete carries a tombstone to a holder.
