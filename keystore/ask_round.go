@@ -106,12 +106,7 @@ func (g *reading) pending(v *version, waits []uint64, need int, missing []string
 		e.Wait = time.Duration(min(left, share.RequestLifeMax)) * time.Second
 	}
 	if len(e.Missing) == 0 {
-		slices.Sort(missing)
-		for _, m := range slices.Compact(missing) { // of the operator of a holder
-			if len(e.Missing) < maxSaid {
-				e.Missing = append(e.Missing, quoted(m))
-			}
-		}
+		e.Missing = quotedAll(missing) // of the operator of a holder
 	}
 	g.s.asks.heard(g.kept, g.words, e.Wait)
 	return e

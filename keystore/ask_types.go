@@ -35,6 +35,9 @@ type RequestView struct {
 	Vetoed bool
 	// State is one of: open, vetoed, withdrawn, released, expired.
 	State string
+	// Ready: as many holders as a recovery needs say that they would release.
+	// Set by [Store.Look] alone.
+	Ready bool
 }
 
 // ApprovalView is one person's word on a request.

@@ -160,11 +160,11 @@ func (c *custodian) recover(ctx context.Context, from key.NodeID, q *custody.Rec
 	if err != nil {
 		return &custody.RecoverReply{Outcome: custody.Refused, Why: bounded(err.Error())}, nil
 	}
-	e, d, reply, err := c.decide(ctx, arrival{SignedRequest: r, from: from, bytes: q.Request, approvals: q.Approvals, names: q.Names}, q.Known)
+	e, d, reply, err := c.decide(ctx, arrival{SignedRequest: r, from: from, bytes: q.Request, approvals: q.Approvals, names: q.Names, look: q.Look}, q.Known)
 	if err != nil {
 		return nil, err
 	}
-	if e == nil {
+	if e == nil || q.Look {
 		return reply, nil
 	}
 	if err = seal.CheckPublic(r.Ephemeral); err != nil {
@@ -215,6 +215,9 @@ func (c *custodian) decide(ctx context.Context, a arrival, known key.Hash) (*sto
 	if outcome == custody.Wait {
 		reply.Seconds = d.progress.Wait
 		return nil, d, reply, nil
+	}
+	if a.look && d.held != nil {
+		return nil, d, reply, nil // who looks asks for nothing yet
 	}
 	if err := c.refused(ctx, a.from, AuditRecord{ID: a.ID, Person: a.Person, Request: a.Hash, Detail: why}); err != nil {
 		return nil, nil, &custody.RecoverReply{Outcome: custody.Failed, Why: c.failed(err).why}, nil

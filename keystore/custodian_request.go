@@ -197,6 +197,7 @@ type arrival struct {
 	bytes     []byte
 	approvals [][]byte
 	names     []custody.NameBox
+	look      bool // nothing is to be released
 }
 
 // decision is what this holder says to an arrival.

@@ -73,6 +73,16 @@ func VerifyReceipt(b []byte) (ReceiptView, error) {
 	return receiptView(r, pol), nil
 }
 
+// approvals are the words of others that the recovery rests on.
+func (g *reading) approvals() (out []ApprovalView) {
+	for _, w := range g.words {
+		if w.Verdict == share.VerdictApprove {
+			out = append(out, ApprovalView{w.Person, w.Verdict, w.Note})
+		}
+	}
+	return out
+}
+
 func receiptView(r *share.Bundle, pol *policy.Policy) ReceiptView {
 	m, q := r.Manifest, r.Request
 	out := ReceiptView{

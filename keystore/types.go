@@ -134,6 +134,8 @@ type Recovered struct {
 	Bad      []BadRow
 	Policy   string // in words
 	Request  key.Hash
+	// Approvals are the words of others that it rests on.
+	Approvals []ApprovalView
 	// Receipt proves the recovery to anybody: see [VerifyReceipt].
 	Receipt []byte
 }

@@ -211,6 +211,9 @@ type Recover struct {
 	// Names are for the nodes of those who are asked to approve: the holder
 	// passes each its own with NOTIFY. At most MaxNames.
 	Names []NameBox `cbor:"5,keyasint,omitempty"`
+	// Look asks only how the request stands: nothing is released. OK then says
+	// that the row would go.
+	Look bool `cbor:"6,keyasint,omitempty"`
 }
 
 // RecoverReply: OK with Release, Box and, when asked for, Payload; Wait; Denied
