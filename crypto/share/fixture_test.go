@@ -233,6 +233,8 @@ func wires(t testing.TB) map[string]wire {
 	out["policyChange"] = wire{key.TypeRequest, owner(), SignRequest(owner(), testNet, change).Object, openRequestBytes}
 	out["approval"] = wire{key.TypeApproval, owner(), SignApproval(owner(), testNet, fixedApproval()), openApprovalBytes}
 	out["release"] = wire{key.TypeRelease, node(1), SignRelease(node(1), testNet, fixedRelease(l)), openReleaseBytes}
+	out["dealing"] = wire{key.TypeDealing, node(1), signedDealing(l.first, 1, 2), openDealingBytes(l.first)}
+	out["epochAck"] = wire{key.TypeEpochAck, node(1), signedAck(l.first, key.Hash(fill(0xb1)), at{2, 1}), openEpochAckBytes(l.first)}
 	out["auditHead"] = wire{key.TypeAuditHead, node(1), SignAuditHead(node(1), testNet, fixedAuditHead()), openAuditHeadBytes}
 	return out
 }

@@ -46,6 +46,8 @@ func FuzzOpenQuery(f *testing.F)     { fuzzOpen(f, key.TypeQuery) }
 func FuzzOpenRequest(f *testing.F)   { fuzzOpen(f, key.TypeRequest) }
 func FuzzOpenApproval(f *testing.F)  { fuzzOpen(f, key.TypeApproval) }
 func FuzzOpenRelease(f *testing.F)   { fuzzOpen(f, key.TypeRelease) }
+func FuzzOpenDealing(f *testing.F)   { fuzzOpen(f, key.TypeDealing) }
+func FuzzOpenEpochAck(f *testing.F)  { fuzzOpen(f, key.TypeEpochAck) }
 func FuzzOpenAuditHead(f *testing.F) { fuzzOpen(f, key.TypeAuditHead) }
 
 // FuzzDecodeCert: what is decoded re-encodes to the same bytes, and verifies

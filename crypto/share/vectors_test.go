@@ -70,7 +70,7 @@ func load(t testing.TB) vectors {
 	if err := d.Decode(&v); err != nil {
 		t.Fatal(err)
 	}
-	if len(v.Names) != 4 || len(v.Contexts) != 4 || len(v.Rows) != 5 || len(v.AADs) != 3 || len(v.Objects) != 13 || len(v.Bodies) != 3 {
+	if len(v.Names) != 4 || len(v.Contexts) != 4 || len(v.Rows) != 5 || len(v.AADs) != 3 || len(v.Objects) != 15 || len(v.Bodies) != 5 {
 		t.Fatal("vectors are missing")
 	}
 	return v
@@ -158,12 +158,24 @@ func TestVectorsOfBodies(t *testing.T) {
 		"certFirst":  firstCert(l).Encode(),
 		"certSecond": secondCert(l).Encode(),
 		"label":      key.Marshal(fixedLabel()),
+		"bundle":     bundleOf(l.first).Encode(),
+		"epoch":      epochOf(l.first).Encode(),
 	}
 	for _, c := range load(t).Bodies {
 		if !bytes.Equal(want[c.Name], c.Body) {
 			t.Errorf("%s is written as %x", c.Name, want[c.Name])
 		}
 		switch c.Name {
+		case "bundle":
+			b, err := OpenRefreshBundle(testNet, c.Body, l.first, l.first.Seated)
+			if err != nil || b.Hash != vectorHash(t, "9f727cf6a0d0790dcb2fba39424bf4e2c0c410cfe2682ee1f541a945a1a7b449") || b.Dealt != vectorHash(t, "e4d08e40c863176d0ffaf992efcb62731d9b843470c1a52167ce242da7e00a8c") ||
+				b.Opened[1].Seed(l.first.Xs()) != vectorHash(t, "2574c78b667c3b34042e4dfad43ac4e63c9932c61434ebcf26eb24da3d6bc529") {
+				t.Errorf("the bundle is read as %+v, %v", b, err)
+			}
+		case "epoch":
+			if _, err := OpenEpoch(testNet, c.Body, l.first, l.first.Seated); err != nil {
+				t.Errorf("the epoch: %v", err)
+			}
 		case "label":
 			var got Label
 			if err := key.Unmarshal(c.Body, &got); err != nil || got.Name != "mail/imap" || got.Labels[1] != [2]string{"team", "grüße"} || got.Size != 1<<20-1 {
@@ -211,4 +223,13 @@ func TestSignedManifestCarriesItsObject(t *testing.T) {
 	if err != nil || h != wires(t)["tombstone"].object.Hash(testNet) {
 		t.Error("the tombstone's hash", err)
 	}
+}
+
+func vectorHash(t *testing.T, text string) key.Hash {
+	t.Helper()
+	h, err := key.ParseHash(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
 }
