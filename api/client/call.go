@@ -26,10 +26,11 @@ type call struct {
 	method, path string // path is escaped
 	query        url.Values
 	header       http.Header
-	body         []byte // JSON; nil: none
-	write        bool   // losing the answer leaves the outcome open
-	limit        int64  // bytes of an answer; 0: 2 MiB
-	job          bool   // 202 is the answer that is hoped for
+	body         []byte    // JSON; nil: none
+	upload       io.Reader // instead of body: lines of JSON
+	write        bool      // losing the answer leaves the outcome open
+	limit        int64     // bytes of an answer; 0: 2 MiB
+	job          bool      // 202 is the answer that is hoped for
 }
 
 const defaultLimit = 2 << 20
@@ -95,6 +96,9 @@ func (cl *Client) request(ctx context.Context, c call) (*http.Request, error) {
 	if c.body != nil {
 		body = bytes.NewReader(c.body)
 	}
+	if c.upload != nil {
+		body = c.upload
+	}
 	req, err := http.NewRequestWithContext(ctx, c.method, u, body)
 	if err != nil {
 		// The error would quote the URL with the name in it.
@@ -108,6 +112,9 @@ func (cl *Client) request(ctx context.Context, c call) (*http.Request, error) {
 	if c.body != nil {
 		req.Header.Set("Content-Type", apitype.TypeJSON)
 	}
+	if c.upload != nil {
+		req.Header.Set("Content-Type", apitype.TypeAudit)
+	}
 	if len(cl.Token) > 0 {
 		req.Header.Set("Authorization", "Bearer "+string(cl.Token))
 	}
@@ -116,7 +123,7 @@ func (cl *Client) request(ctx context.Context, c call) (*http.Request, error) {
 
 // forPerson reports whether a path acts for a person; others take none.
 func forPerson(path string) bool {
-	return path == apitype.PathStatus || path == apitype.PathKit || strings.HasPrefix(path, apitype.PathJobs) || strings.HasPrefix(path, apitype.PathRequests) || strings.HasPrefix(path, apitype.PathSecrets)
+	return path == apitype.PathStatus || path == apitype.PathKit || path == apitype.PathAudit || strings.HasPrefix(path, apitype.PathJobs) || strings.HasPrefix(path, apitype.PathRequests) || strings.HasPrefix(path, apitype.PathSecrets)
 }
 
 func (cl *Client) agent() string {

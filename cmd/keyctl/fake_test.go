@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -46,6 +47,7 @@ type fakeNode struct {
 	missing int // so many recoveries are answered 202 first
 	asks    []apitype.Request
 	undone  bool // a deletion answers 200 without being done
+	audit   fakeLog
 }
 
 type fakeSecret struct {
@@ -124,7 +126,10 @@ func (f *fakeNode) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	op, name := fakeOp(r)
 	req := fakeRequest{op: op, path: r.URL.EscapedPath(), query: r.URL.Query(), header: r.Header.Clone()}
 	var raw json.RawMessage
-	if (r.Method == http.MethodPut || r.Method == http.MethodPost) && r.ContentLength != 0 {
+	if op == "audit-check" {
+		b, _ := io.ReadAll(r.Body)
+		req.body = map[string]any{"export": string(b)}
+	} else if (r.Method == http.MethodPut || r.Method == http.MethodPost) && r.ContentLength != 0 {
 		if err := json.NewDecoder(r.Body).Decode(&raw); err != nil {
 			f.problem(w, apitype.NewProblem(apitype.Invalid, "the body is no JSON"))
 			return
@@ -168,6 +173,12 @@ func fakeOp(r *http.Request) (op, name string) {
 		return "list", ""
 	case apitype.PathRequests:
 		return "requests", ""
+	case apitype.PathAudit:
+		return "audit", ""
+	case apitype.PathAuditVerify:
+		return map[string]string{"GET": "audit-verify", "POST": "audit-check"}[r.Method], ""
+	case apitype.PathAuditExport:
+		return "audit-export", ""
 	}
 	if rest, ok := strings.CutPrefix(r.URL.Path, apitype.PathRequests+"/"); ok {
 		id, verb, _ := strings.Cut(rest, "/")
@@ -216,6 +227,16 @@ func (f *fakeNode) answer(w http.ResponseWriter, req fakeRequest, name string) {
 		out, p = f.put(req, name)
 	case "requests":
 		out = apitype.Requests{Items: f.asks}
+	case "audit":
+		out = f.audit.page(req.query)
+	case "audit-verify":
+		out = f.audit.check()
+	case "audit-check":
+		out = f.audit.exported(req.body["export"].(string))
+	case "audit-export":
+		w.Header().Set("Content-Type", apitype.TypeAudit)
+		fmt.Fprint(w, fakeExport)
+		return
 	case "approve", "deny":
 		out = apitype.Heard{Request: name}
 	case "rehearse":

@@ -115,6 +115,13 @@ are RFC 3339, ids and hashes text.
                kept[] erased[]
   person ls    items[name person default recovery code]
   person new, export, import   one of these
+  audit tail   items[position time kind id name person node request detail
+               request_id hash] last next; with -f one value an entry
+  audit verify intact wrong node first last hash stopped witnessed asked answered
+               peers[node name online position signed theirs theirs_signed
+               contradiction proof[]]; with --file intact wrong node last hash
+               signed heads
+  audit export as keynode audit verify reads it; with --out: file
   doctor       checks[name state text fix] exit_code
   bench        size nodes[] left pending runs[op concurrency count errors seconds
                per_second p50_ms p99_ms max_ms]

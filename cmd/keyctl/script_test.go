@@ -243,6 +243,14 @@ func cmdFake(ts *testscript.TestScript, neg bool, args []string) {
 		f.issuers, _ = strconv.Atoi(rest[0])
 	case "asleep":
 		f.asleep, _ = strconv.Atoi(rest[0])
+	case "audit-log": // audit-log ENTRIES: so many are in it
+		f.audit.entries, _ = strconv.Atoi(rest[0])
+	case "audit-wrong":
+		f.audit.wrong = strings.Join(rest, " ")
+	case "audit-stopped":
+		f.audit.stopped = strings.Join(rest, " ")
+	case "audit-contradiction": // audit-contradiction PEER own|theirs
+		f.audit.peer, f.audit.contradiction = rest[0], rest[1]
 	case "undone":
 		f.undone = true
 	case "name": // a name that a terminal would act upon

@@ -87,19 +87,32 @@ func existsError(path string) error {
 
 // writeNew writes data to a new file at path, mode 0600: whole or not at all,
 // on disk when it returns, and never in place of something else.
-func writeNew(path string, data []byte) (err error) {
+func writeNew(path string, data []byte) error {
+	return fillNew(path, func(w io.Writer) error {
+		_, err := w.Write(data)
+		return err
+	})
+}
+
+// fillNew is writeNew with what fill writes. An error of fill that says all there
+// is to say is returned as it is.
+func fillNew(path string, fill func(io.Writer) error) (err error) {
 	dir := filepath.Dir(path)
 	tmp, err := os.CreateTemp(dir, ".keyctl-*") // O_EXCL, 0600
 	if err != nil {
 		return local("cannot write to "+printable(dir), err, "choose another path for --out")
 	}
 	defer func() { _ = os.Remove(tmp.Name()) }() // fails after a rename, which is well
-	_, err = tmp.Write(data)
+	err = fill(tmp)
 	if err == nil {
 		err = tmp.Sync()
 	}
 	if cerr := tmp.Close(); err == nil {
 		err = cerr
+	}
+	var said *failure
+	if errors.As(err, &said) {
+		return err
 	}
 	if err != nil {
 		return local("cannot write to "+printable(dir), err, "free some space, or choose another path for --out")

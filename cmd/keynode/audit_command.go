@@ -28,8 +28,8 @@ func auditCommand() *cobra.Command {
 	}
 	create.Flags().StringVar(&dir, "data", "", "data directory")
 	create.Flags().StringVar(&unlock, "unlock", "", "prompt, file:PATH, credential:NAME or none (default: as the identity says)")
-	cmd := &cobra.Command{Use: "audit", Short: "make an audit log for a node that has none"}
-	cmd.AddCommand(create)
+	cmd := &cobra.Command{Use: "audit", Short: "make an audit log for a node that has none, or check an exported one"}
+	cmd.AddCommand(create, auditVerifyCommand())
 	return cmd
 }
 

@@ -26,8 +26,8 @@ func main() {
 	os.Exit(Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
-// Main runs one command and returns its exit code: 0, 1 for a local error, 10
-// for a damaged or failed store, or 130 after an interrupt that cut a command
+// Main runs one command and returns its exit code: 0, 1 for a local error, 7
+// for an export that is not in order, 10 for a damaged or failed store, or 130 after an interrupt that cut a command
 // short.
 func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -46,11 +46,15 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	return exitCode(ctx, err)
 }
 
-// exitCode is 130 after an interrupt, 10 for a store that is refused or has
+// exitCode is 130 after an interrupt, 7 for an export that is not in order, 10 for a store that is refused or has
 // failed, otherwise 1.
 func exitCode(ctx context.Context, err error) int {
 	if ctx.Err() != nil {
 		return apitype.ExitInterrupted
+	}
+	var integrity *integrityError
+	if errors.As(err, &integrity) {
+		return apitype.ExitIntegrity
 	}
 	for _, e := range []error{storage.ErrDamaged, storage.ErrEmpty, storage.ErrForeign, storage.ErrOlder, storage.ErrCorrupt, storage.ErrStopped, storage.ErrFull} {
 		if errors.Is(err, e) {
