@@ -210,7 +210,7 @@ func TestDocumentHasEveryMember(t *testing.T) {
 		"RecoverRequest": apitype.RecoverRequest{}, "Recovered": apitype.Recovered{}, "DeleteResult": apitype.DeleteResult{},
 		"Listed": apitype.Listed{}, "Page": apitype.Page{}, "Margin": apitype.Margin{}, "Info": apitype.Info{},
 		"Version": apitype.Version{}, "Peer": apitype.Peer{}, "Peers": apitype.Peers{}, "InviteRequest": apitype.InviteRequest{},
-		"Invite": apitype.Invite{}, "Person": apitype.Person{}, "Storage": apitype.Storage{}, "Check": apitype.Check{},
+		"Invite": apitype.Invite{}, "Person": apitype.Person{}, "Storage": apitype.Storage{}, "AuditState": apitype.AuditState{}, "Check": apitype.Check{},
 		"Secrets": apitype.Secrets{}, "Status": apitype.Status{}, "State": state{},
 		"Pending": apitype.Pending{}, "Request": apitype.Request{}, "Said": apitype.Said{}, "Requests": apitype.Requests{}, "Word": apitype.Word{}, "Heard": apitype.Heard{},
 		"Job": apitype.Job{}, "Rehearsal": apitype.Rehearsal{}, "Approver": apitype.Approver{},

@@ -105,6 +105,14 @@ func judge(s *apitype.Status, err error) {
 		reason("this node's store: %.200s", s.Storage.Error)
 		degraded()
 	}
+	if s.Audit.Error != "" {
+		reason("this node's audit log: %.200s", s.Audit.Error)
+		degraded()
+	}
+	for _, w := range s.Audit.Wrong {
+		reason("%.200s", w)
+		degraded()
+	}
 	if s.Lapsed > 0 {
 		reason("%d certificates have expired", s.Lapsed)
 		degraded()

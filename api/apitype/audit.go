@@ -16,6 +16,17 @@ const TypeAudit = "application/jsonl"
 // MaxAuditExport bounds an export that a node is asked to check, in bytes.
 const MaxAuditExport = 1 << 30
 
+// AuditState is how a node's audit log stands; part of [Mesh].
+type AuditState struct {
+	Last uint64 `json:"last"` // position of the last entry
+	// Witnessed is up to where some peer has shown this node's signature.
+	Witnessed uint64 `json:"witnessed"`
+	Error     string `json:"error,omitempty"` // why it cannot be written; then nothing is released
+	// Wrong are sentences: logs that were cut or rewritten, this node's or a
+	// peer's, by signatures that peers hold.
+	Wrong []string `json:"wrong,omitempty"`
+}
+
 // AuditEntry is one entry of a node's audit log.
 type AuditEntry struct {
 	Position uint64    `json:"position"` // from 1, without gaps

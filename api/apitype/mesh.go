@@ -72,6 +72,8 @@ type Mesh struct {
 	Revoked   int       `json:"revoked"`
 	Started   time.Time `json:"started,omitzero"`
 	Storage   Storage   `json:"storage"`
+	// Audit is how the node's audit log stands.
+	Audit AuditState `json:"audit"`
 	// Warnings are sentences: a clock off its peers, an unlocked identity.
 	Warnings []string `json:"warnings,omitempty"`
 	// Checks are what a node found out about itself, for doctor.

@@ -102,7 +102,8 @@ are RFC 3339, ids and hashes text.
   rm           name id gen done seats[]
   status       health exit_code reasons[] secrets{total at_risk below} members
                online holders holders_online node{} person{} network storage{}
-               version warnings[] checks[]
+               version warnings[] checks[] audit{last witnessed error
+               wrong[]}
   whoami       person{name person} node name operator network fingerprint[] target
   peer ls      items[node name operator zone roles[] capacity addrs[] self online
                lapsed revoked accepting issuer rtt_ms last_seen expires

@@ -150,6 +150,7 @@ func (a *app) statusText(st apitype.Status) string {
 	fact(&b, "person", "%s (%s)", dash(st.Person.Name), st.Person.Person)
 	fact(&b, "network", "%s", st.Network)
 	fact(&b, "store", "%s", storeText(st.Storage))
+	fact(&b, "audit log", "%s", auditStateText(st.Audit))
 	fact(&b, "version", "%s", st.Version)
 	for _, w := range st.Warnings {
 		fact(&b, "warning", "%s", w)
@@ -165,6 +166,16 @@ func healthColour(st apitype.Status) colour {
 		return red
 	}
 	return yellow
+}
+
+func auditStateText(s apitype.AuditState) string {
+	switch {
+	case s.Error != "":
+		return "stopped: " + s.Error
+	case len(s.Wrong) > 0:
+		return strings.Join(s.Wrong, "; ")
+	}
+	return fmt.Sprintf("%d entries, witnessed up to %d", s.Last, s.Witnessed)
 }
 
 func storeText(s apitype.Storage) string {

@@ -136,7 +136,8 @@ func (d *daemon) Status(ctx context.Context) apitype.Mesh {
 	if err := d.db.Err(); err != nil {
 		out.Storage.Error = err.Error()
 	}
-	out.Checks = d.checks(st, issuers)
+	out.Audit = d.auditState()
+	out.Checks = append(d.checks(st, issuers), d.checkAudit(ctx, out.Audit, out.Online > 1))
 	for _, c := range out.Checks {
 		if c.Level != apitype.LevelOK {
 			out.Warnings = append(out.Warnings, c.Text)
