@@ -172,7 +172,7 @@ func serve[Q any, PQ interface {
 func (c *custodian) facts(from key.NodeID) holderFacts {
 	m := c.members.get(c.cfg.Network)
 	return holderFacts{
-		net: c.cfg.ID, self: c.self, now: uint64(time.Now().Unix()), ran: c.clock.now(),
+		net: c.cfg.ID, self: c.self, from: from, now: uint64(time.Now().Unix()), ran: c.clock.now(),
 		operator: m.operator(from), revoked: m.isRevoked, known: c.known, member: m.isMember,
 	}
 }
@@ -271,7 +271,7 @@ func (c *custodian) step(ctx context.Context, id key.Hash, f holderFacts, do fun
 	}
 	var there *custody.State
 	if r.outcome == custody.Conflict || r.needPrev {
-		v := now.view(now.rowState(), c.sign)
+		v := now.shown(f, r.gen, c.sign)
 		there = &v
 	}
 	if r.sign == nil {

@@ -21,7 +21,6 @@ const (
 	notifyFirst   = 5 * time.Second  // before the second attempt; doubled then
 	notifyLast    = 10 * time.Minute // the longest pause
 	notifyTimeout = 10 * time.Second
-	notifyAtOnce  = 8           // nodes that are told side by side
 	notifyBatch   = 64          // requests that one node is told of in a round
 	notifyRest    = time.Minute // between looks at what everyone has heard
 )
@@ -141,6 +140,9 @@ func (n *notices) acked(hash key.Hash, node key.NodeID, stage uint8) {
 func (c *custodian) tell(ctx context.Context) {
 	t := time.NewTicker(notifyEvery)
 	defer t.Stop()
+	var g sync.WaitGroup
+	defer g.Wait()
+	var busy sync.Map // nodes that are being told
 	for {
 		select {
 		case <-ctx.Done():
@@ -148,7 +150,7 @@ func (c *custodian) tell(ctx context.Context) {
 		case <-t.C:
 		case <-c.notices.woken:
 		}
-		c.tellRound(ctx)
+		c.tellRound(ctx, &g, &busy)
 	}
 }
 
@@ -159,18 +161,20 @@ type notification struct {
 	body  *custody.Notify
 }
 
-func (c *custodian) tellRound(ctx context.Context) {
+// tellRound starts the turns of the nodes that are to be told something. A node
+// whose turn goes on is passed over: one that dawdles delays itself only.
+func (c *custodian) tellRound(ctx context.Context, g *sync.WaitGroup, busy *sync.Map) {
 	m := c.members.get(c.cfg.Network)
 	work := map[key.NodeID][]notification{}
 	for _, r := range c.requests.all() {
-		c.dueOf(ctx, m, r, work)
+		c.dueOf(ctx, m, r, work, busy)
 	}
-	var g sync.WaitGroup
-	slots := make(chan struct{}, notifyAtOnce)
 	for node, list := range work {
-		slots <- struct{}{}
+		if _, on := busy.LoadOrStore(node, true); on {
+			continue
+		}
 		g.Go(func() {
-			defer func() { <-slots }()
+			defer busy.Delete(node)
 			for _, n := range list {
 				if !c.tellOne(ctx, node, n) {
 					return
@@ -178,11 +182,10 @@ func (c *custodian) tellRound(ctx context.Context) {
 			}
 		})
 	}
-	g.Wait()
 }
 
 // dueOf adds what is to be told of one request now.
-func (c *custodian) dueOf(ctx context.Context, m *memberView, r *requestState, work map[key.NodeID][]notification) {
+func (c *custodian) dueOf(ctx context.Context, m *memberView, r *requestState, work map[key.NodeID][]notification, busy *sync.Map) {
 	if r.closed != custody.Open {
 		c.notices.reach(r.Hash, custody.StageClosed)
 	}
@@ -202,7 +205,8 @@ func (c *custodian) dueOf(ctx context.Context, m *memberView, r *requestState, w
 			continue
 		}
 		all = append(all, node)
-		if (node == c.self || m.online[node]) && len(work[node]) < notifyBatch && c.notices.due(r.Hash, node, stage) {
+		_, on := busy.Load(node)
+		if !on && (node == c.self || m.online[node]) && len(work[node]) < notifyBatch && c.notices.due(r.Hash, node, stage) {
 			work[node] = append(work[node], notification{r.Hash, stage, c.notifyBody(s, r, node, stage)})
 		}
 	}

@@ -109,6 +109,9 @@ func (c *custodian) list(ctx context.Context, _ key.NodeID, q *custody.List) (ke
 			continue // damaged, or changed since the page was made
 		}
 		item := s.brief(s.rowState())
+		if s.empty() { // what a tombstone covers is kept only to judge that
+			item.Manifest, item.Cert, item.Before = nil, nil, nil
+		}
 		reply.Items = append(reply.Items, item)
 		for _, b := range append([][]byte{item.Manifest, item.Cert, item.Tombstone}, item.Before...) {
 			size += len(b)

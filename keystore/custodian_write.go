@@ -33,7 +33,11 @@ func (c *custodian) prepare(ctx context.Context, from key.NodeID, q *custody.Pre
 	if err != nil {
 		return &custody.PrepareReply{Outcome: custody.Failed, Why: c.failed(err).why}, ctx.Err()
 	}
-	r, there, receipt, err := c.step(ctx, p.m.ID, f, func(s *secretState, f holderFacts) stepResult { return s.prepare(f, p) })
+	r, there, receipt, err := c.step(ctx, p.m.ID, f, func(s *secretState, f holderFacts) stepResult {
+		r := s.prepare(f, p)
+		r.gen = p.m.Gen
+		return r
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -53,9 +57,14 @@ func (c *custodian) prepare(ctx context.Context, from key.NodeID, q *custody.Pre
 	return reply, nil
 }
 
-// askPrepare takes in the consent to this very change of policy, if one came.
+// askPrepare takes in the consent to this very change of policy, or to the
+// tombstone of what was before, if one came.
 func (c *custodian) askPrepare(ctx context.Context, from key.NodeID, p prepareMsg, q *custody.Prepare) (*custody.Progress, error) {
 	con := p.consent
+	if p.tomb != nil && p.tomb.object == nil {
+		progress, _, err := c.askDelete(ctx, from, deleteMsg{p.tomb, con}, &custody.Delete{Request: q.Request, Approvals: q.Approvals})
+		return progress, err
+	}
 	if con == nil || con.Verb != share.VerbPolicy || con.ID != p.m.ID || string(con.Payload) != string(p.m.Hash[:]) {
 		return nil, nil
 	}
@@ -78,15 +87,20 @@ func (c *custodian) openPrepare(q *custody.Prepare) (prepareMsg, error) {
 			return p, fmt.Errorf("the generation before: %w", err)
 		}
 	}
-	if len(q.Tombstone) != 0 {
-		if p.tomb, err = c.openTomb(q.Tombstone); err != nil {
-			return p, fmt.Errorf("the tombstone: %w", err)
-		}
-	}
 	if len(q.Request) != 0 {
 		if p.consent, err = c.openConsent(q.Request, q.Approvals); err != nil {
 			return p, fmt.Errorf("the request: %w", err)
 		}
+	}
+	if len(q.Tombstone) != 0 {
+		d, err := c.openDelete(&custody.Delete{Tombstone: q.Tombstone})
+		if err != nil && p.consent != nil && p.consent.Verb == share.VerbDelete {
+			d, err = c.openDelete(&custody.Delete{Tombstone: q.Tombstone, Request: q.Request, Approvals: q.Approvals})
+		}
+		if err != nil {
+			return p, fmt.Errorf("the tombstone: %w", err)
+		}
+		p.tomb = d.tomb
 	}
 	return p, nil
 }
@@ -214,7 +228,9 @@ func (c *custodian) commit(ctx context.Context, from key.NodeID, q *custody.Comm
 		return &custody.CommitReply{Outcome: custody.Refused, Why: bounded(err.Error())}, nil
 	}
 	r, there, receipt, err := c.step(ctx, cert.of.ID, f, func(s *secretState, f holderFacts) stepResult {
-		return s.commit(f, commitMsg{*cert})
+		r := s.commit(f, commitMsg{*cert})
+		r.gen = cert.of.Gen
+		return r
 	})
 	if err != nil {
 		return nil, err

@@ -166,7 +166,7 @@ func (d *dealing) put(ctx context.Context) (PutResult, error) {
 		for _, c := range out.shown {
 			d.view.add(c)
 		}
-		if err := d.find(ctx, !out.stale); err != nil {
+		if err := d.find(ctx, !out.stale || out.have < w.m.Gen); err != nil {
 			return PutResult{}, d.told(err)
 		}
 	}

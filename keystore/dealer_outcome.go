@@ -119,7 +119,13 @@ func (w *write) conflicting() bool {
 		gen = best.m.Gen
 	}
 	others := slices.ContainsFunc(w.view.live(gen), func(p *pending) bool { return p.m.Hash != w.m.Hash })
-	return some && (others || len(w.view.tombs) > 0 || gen > 0)
+	return some && (others || len(w.view.tombs) > 0 || gen > 0 || w.below(w.m.Gen) > 0)
+}
+
+// below counts the seats that say that a generation of at least gen is there.
+// They show it only to its seats; others must ask with a Query.
+func (w *write) below(gen uint64) int {
+	return w.count(w.groups[0], func(p *progress) bool { return p.there >= gen })
 }
 
 func (w *write) states() []SeatState {
@@ -184,6 +190,29 @@ func (w *write) prevGen() uint64 {
 	return 0
 }
 
+// look asks all nodes what stands where a write would, when its seats only said
+// that something does.
+func (d *dealing) look(ctx context.Context, w *write, out *outcome) *outcome {
+	if out.ok || out.notStored || out.have >= w.m.Gen || w.below(w.m.Gen) == 0 {
+		return out
+	}
+	d.roster = d.s.roster()
+	if d.view == nil {
+		d.view = d.s.newView(d.h.id)
+	}
+	if err := d.ask(ctx); err != nil {
+		d.s.log.Debug("asking what stands where a write would", "err", err)
+	}
+	for _, c := range d.view.certs {
+		w.view.add(c)
+	}
+	w.superseded()
+	if again := w.judge(true); again.ok || again.conflict {
+		return again
+	}
+	return out
+}
+
 // lost says how a compare-and-set ended that met other writers: in a conflict
 // once it is certain that it is not stored, else in doubt. They are given a moment
 // to get it, and so is this one.
@@ -197,7 +226,7 @@ func (d *dealing) lost(ctx context.Context, w *write, out *outcome) (PutResult, 
 		w = w.again()
 		out = d.drive(ctx, w)
 	}
-	return d.result(w, out)
+	return d.result(w, d.look(ctx, w, out))
 }
 
 // again is the same write from its start: what was promised is promised again.

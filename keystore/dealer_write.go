@@ -68,6 +68,7 @@ type progress struct {
 	promised  bool        // has promised, or may have: an answer was lost
 	full      bool
 	conflict  bool
+	there     uint64 // a generation that it says is there, which proves nothing
 	state     string // of SeatState
 	why       string
 }
@@ -294,6 +295,7 @@ func (w *write) apply(e event) {
 		if err := w.view.merge(e.node, e.there); err != nil {
 			w.s.log.Debug("a holder shows what does not verify", "node", e.node.Short(), "err", err)
 		}
+		p.there = max(p.there, e.there.Floor.Gen)
 		w.superseded()
 	}
 	p.promised = p.promised || e.unsure || e.err != nil || e.prepared != nil || e.outcome == custody.Failed
@@ -341,6 +343,8 @@ func (w *write) superseded() {
 	if best, _ := w.view.latest(); best != nil && best.m.Hash != w.m.Hash && best.m.Gen >= w.m.Gen {
 		w.newer = true
 	}
+	// More seats say so than may lie.
+	w.newer = w.newer || w.below(w.m.Gen+1) > w.m.F()
 }
 
 // advance forms the certificate when it can and starts what follows from it.

@@ -120,8 +120,9 @@ type secretState struct {
 type holderFacts struct {
 	net  key.NetworkID
 	self key.NodeID
-	now  uint64 // unix seconds
-	ran  uint64 // running time of this node, seconds
+	from key.NodeID // who sent the message
+	now  uint64     // unix seconds
+	ran  uint64     // running time of this node, seconds
 	// operator is whose quota new things are charged to.
 	operator string
 	revoked  func(key.NodeID) bool
@@ -156,6 +157,7 @@ type stepResult struct {
 	why      string
 	needPrev bool
 	prevGone bool
+	gen      uint64 // of the manifest that came: who brings something new may see what is there
 	sign     *promise
 }
 

@@ -401,8 +401,75 @@ func TestDeleteByRequest(t *testing.T) {
 	c := w.request(t, w.other, share.Request{Verb: share.VerbDelete, Payload: body}, second)
 	refused(t, w.fresh().delete(w.facts(0), deleteMsg{tomb: grave, consent: c}), custody.Denied)
 	s = w.must(t, s, s.delete(w.facts(0), deleteMsg{tomb: grave, consent: c}))
-	if s.committed != nil {
-		t.Fatal("it is still here")
+	if s.committed == nil || s.committed.row || !s.empty() {
+		t.Fatal("the row is still here, or nothing is left to judge the tombstone by")
+	}
+	// Its policy is what later holders, and those who brought the tombstone
+	// again, judge it by; nothing else of it comes back.
+	refused(t, s.commit(w.facts(0), w.cert(one, nil, 0, 1, 2)), custody.Refused)
+	refused(t, s.prepare(w.facts(0), w.msg(one, 0)), custody.Conflict)
+	two := w.deal(t, hSpec{gen: 2, tag: "anew"})
+	s = w.must(t, s, s.prepare(w.facts(0), w.msg(two, 0)))
+	s = w.must(t, s, s.commit(w.facts(0), w.cert(two, nil, 0, 1, 2)))
+	if s.committed.Hash != two.Hash || len(s.history) != 0 {
+		t.Fatal("the name is not used again")
+	}
+}
+
+// TestKeptIsJudgedToo: of a version whose row never came, the manifest stays
+// hollow when a Request deletes it, and its row is not taken any more.
+func TestKeptIsJudgedToo(t *testing.T) {
+	w := newHWorld(t, 3)
+	one := w.deal(t, hSpec{gen: 1})
+	s := w.reload(t, w.fresh(), w.fresh().commit(w.facts(0), w.cert(one, nil, 0, 1, 2)))
+	if s.kept == nil {
+		t.Fatal("not kept")
+	}
+	body := key.Marshal(&share.Tombstone{ID: w.id, Gen: 1, Scope: share.ScopeAll, Time: hNow, Owner: w.owner.Public(), Salt: w.salt})
+	grave, err := newTomb(w.net, body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	grave.body = body
+	c := w.request(t, w.owner, share.Request{Verb: share.VerbDelete, Payload: body})
+	s = w.must(t, s, s.delete(w.facts(0), deleteMsg{tomb: grave, consent: c}))
+	if s.kept != nil || s.committed == nil || s.committed.row {
+		t.Fatal("the judged manifest does not stay hollow")
+	}
+	refused(t, s.prepare(w.facts(0), w.msg(one, 0)), custody.Conflict)
+}
+
+// TestPrepareBringsRequestedTombstone: a seat that missed a deletion by the
+// policy takes it from the writer of the next first generation, and judges it.
+func TestPrepareBringsRequestedTombstone(t *testing.T) {
+	w := newHWorld(t, 3)
+	pol := policy.Any(policy.Owner(), policy.Key(w.other.Public()))
+	one := w.deal(t, hSpec{gen: 1, pol: pol})
+	s := w.must(t, w.fresh(), w.fresh().prepare(w.facts(0), w.msg(one, 0)))
+	s = w.must(t, s, s.commit(w.facts(0), w.cert(one, nil, 0, 1, 2)))
+	body := key.Marshal(&share.Tombstone{ID: w.id, Gen: 1, Scope: share.ScopeAll, Time: hNow, Owner: w.owner.Public(), Salt: w.salt})
+	grave, err := newTomb(w.net, body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	grave.body = body
+	two := w.deal(t, hSpec{gen: 2, tag: "anew", pol: pol})
+	msg := w.msg(two, 0)
+	if r := s.prepare(w.facts(0), msg); r.outcome != custody.Conflict || !r.needPrev {
+		t.Fatalf("without it: %d %s", r.outcome, r.why)
+	}
+	msg.tomb = grave
+	refused(t, s.prepare(w.facts(0), msg), custody.Conflict)
+	for name, by := range map[string]key.PersonPrivate{"a stranger": hPerson(t, 9), "": w.other} {
+		msg.consent = w.request(t, by, share.Request{Verb: share.VerbDelete, Payload: body})
+		r := s.prepare(w.facts(0), msg)
+		if name != "" {
+			refused(t, r, custody.Conflict)
+			continue
+		}
+		if s = w.must(t, s, r); s.deletedUpTo() != 1 || len(s.pending) != 1 {
+			t.Fatalf("%+v", s)
+		}
 	}
 }
 

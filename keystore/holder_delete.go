@@ -109,7 +109,7 @@ func (s *stored) targets(self key.NodeID) []key.NodeID {
 // does.
 func (s *secretState) mayDelete(d deleteMsg) string {
 	c := d.consent
-	if c.Verb != share.VerbDelete || c.ID != s.id || string(c.Payload) != string(d.tomb.body) {
+	if c == nil || c.Verb != share.VerbDelete || c.ID != s.id || string(c.Payload) != string(d.tomb.body) {
 		return "the request is for something else"
 	}
 	current := s.current()
@@ -133,7 +133,8 @@ func (s *secretState) current() *stored {
 
 // bury puts the tombstone and removes what it covers. Of a committed generation
 // that is deleted alone the manifest stays, without row and payload: the next
-// generation is its successor under its policy.
+// generation is its successor under its policy. It stays also when a Request by
+// the policy deletes all, so that others can still judge that.
 func (s *secretState) bury(f holderFacts, t *tomb, w *writes) {
 	if s.buried(t) != nil {
 		return
@@ -157,11 +158,15 @@ func (s *secretState) bury(f holderFacts, t *tomb, w *writes) {
 	s.pending = slices.DeleteFunc(s.pending, covered)
 	s.history = slices.DeleteFunc(s.history, covered)
 	all := t.Scope == share.ScopeAll
+	judged := s.current()
 	if s.committed != nil && covered(s.committed) {
 		s.committed = s.committed.hollow(all)
 	}
 	if s.kept != nil && all && t.Covers(s.kept.Gen) {
 		s.kept = nil
+	}
+	if all && t.object == nil && judged != nil && t.Covers(judged.Gen) {
+		s.committed = judged.hollow(false)
 	}
 	s.settleMoves()
 }

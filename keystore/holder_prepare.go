@@ -16,7 +16,7 @@ type prepareMsg struct {
 	row, payload []byte
 	prev         *certificate // brought along; nil: none
 	tomb         *tomb        // brought along; nil: none
-	consent      *consent     // to a change of policy; nil: none
+	consent      *consent     // to a change of policy, or to tomb; nil: none
 }
 
 // prepare is W1: a promise to one manifest a generation, and to one live
@@ -32,7 +32,7 @@ func (s *secretState) prepare(f holderFacts, p prepareMsg) stepResult {
 	next := s.clone()
 	next.charge(f, p.m.Owner)
 	var w writes
-	if p.tomb != nil && p.tomb.ID == s.id && p.tomb.object != nil {
+	if p.tomb != nil && p.tomb.ID == s.id && (p.tomb.object != nil || s.mayDelete(deleteMsg{p.tomb, p.consent}) == "") {
 		next.bury(f, p.tomb, &w)
 	}
 	prev, r := next.prevOf(f, p, &w)
@@ -255,14 +255,15 @@ func (s *secretState) checkSeat(f holderFacts, p prepareMsg, prev *version) step
 	return stepResult{outcome: custody.OK}
 }
 
-// wasSeat reports whether this node has a seat in prev or in a pending that m's
-// force names, whose seats count as prev's.
+// wasSeat reports whether this node has a seat in prev or in what m's force
+// names, whose seats count as prev's.
 func (s *secretState) wasSeat(f holderFacts, m, prev *version) bool {
 	if prev != nil && prev.SeatOf(f.self) != nil {
 		return true
 	}
-	return slices.ContainsFunc(s.pending, func(e *stored) bool {
-		return slices.Contains(m.Force, e.Hash) && e.SeatOf(f.self) != nil
+	return slices.ContainsFunc(m.Force, func(h key.Hash) bool {
+		v := s.knownVersion(h)
+		return v != nil && v.SeatOf(f.self) != nil
 	})
 }
 

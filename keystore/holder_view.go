@@ -24,6 +24,30 @@ func (s *secretState) view(row uint8, sign func(*promise) key.Object) custody.St
 	return v
 }
 
+// shown is the view for a node whose manifest of generation gen met what is
+// here. Whoever replays an old manifest of somebody else's learns from it only
+// that something as high is here: nodes with seats in what is here may see more,
+// and so may those that bring something new, which its owner has just signed.
+func (s *secretState) shown(f holderFacts, gen uint64, sign func(*promise) key.Object) custody.State {
+	if gen > s.top() || s.hasSeat(f.from, f.self) {
+		return s.view(s.rowState(), sign)
+	}
+	return custody.State{Floor: custody.Floor{Gen: s.top()}}
+}
+
+// hasSeat reports whether the node is this one, or has a seat in the version in
+// force or in what was before it.
+func (s *secretState) hasSeat(node, self key.NodeID) bool {
+	c := s.current()
+	switch {
+	case node == self:
+		return true
+	case c == nil:
+		return false
+	}
+	return slices.ContainsFunc(append([]*version{c.version}, c.before...), func(v *version) bool { return v.SeatOf(node) != nil })
+}
+
 // brief is the view without pendings and history.
 func (s *secretState) brief(row uint8) custody.State {
 	v := custody.State{Floor: s.floor}

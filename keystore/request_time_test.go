@@ -410,7 +410,7 @@ func TestRequestedDelete(t *testing.T) {
 		if out := del(); out.Outcome != custody.OK {
 			t.Fatalf("%+v", out)
 		}
-		w.mustAt(1, asked, custody.Denied)
+		w.mustAt(1, asked, custody.Refused)
 	})
 }
 
