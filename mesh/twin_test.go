@@ -1,10 +1,13 @@
 package mesh
 
 import (
+	"context"
+	"errors"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"keymesh/crypto/key"
 	"keymesh/mesh/memnet"
 )
 
@@ -108,6 +111,28 @@ func TestOlderCopyIsNoticed(t *testing.T) {
 					t.Errorf("%s takes %s for a twin", p.name, m.Name)
 				}
 			}
+		}
+	})
+}
+
+func TestPing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, net := newAuthority(t), memnet.New()
+		peers := a.cluster(t, net, 3)
+		defer stopAll(peers)
+		waitMesh(t, peers, time.Second)
+		id := peers[2].node.ID()
+		if d, err := peers[1].node.Ping(t.Context(), id); err != nil || d > time.Second {
+			t.Fatalf("%v %v", d, err)
+		}
+		peers[2].stop()
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		defer cancel()
+		if d, err := peers[1].node.Ping(ctx, id); err == nil {
+			t.Fatalf("a stopped node answered after %v", d)
+		}
+		if _, err := peers[1].node.Ping(t.Context(), key.GenerateNode().ID()); !errors.Is(err, ErrUnknownNode) {
+			t.Errorf("an unknown node: %v", err)
 		}
 	})
 }
