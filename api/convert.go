@@ -55,6 +55,7 @@ func listed(l keystore.Listed) apitype.Listed {
 	return apitype.Listed{
 		Name: l.Name, ID: l.ID.String(), Gen: l.Gen, N: l.N, K: l.K, W: l.W, Acked: l.Acked,
 		Size: l.Size, Labels: l.Labels, Created: l.Created, Expires: l.Expires, Margin: l.Margin,
+		LastRead: l.LastRead, LastVerified: l.LastVerified,
 	}
 }
 

@@ -2,6 +2,7 @@ package keystore
 
 import (
 	"fmt"
+	"time"
 
 	"keymesh/crypto/key"
 	"keymesh/crypto/share"
@@ -129,7 +130,15 @@ type readerMark struct {
 	Manifest key.Hash `cbor:"2,keyasint"`
 	// Unread: only its certificate was seen, its value neither put nor returned.
 	Unread bool `cbor:"3,keyasint,omitempty"`
+	// When this node last returned the value and last had every seat prove its
+	// row, unix seconds, to the hour; 0: never.
+	LastRead     uint64 `cbor:"4,keyasint,omitempty"`
+	LastVerified uint64 `cbor:"5,keyasint,omitempty"`
 }
+
+// touchEvery is how exact those times are kept, in seconds: a get must not cost
+// a write.
+const touchEvery = 60 * 60
 
 func readerPlace(id key.Hash) share.Place { return share.Place{Bucket: share.BucketReader, ID: id} }
 
@@ -171,10 +180,43 @@ func (s *Store) remember(c *certified, read bool) {
 	if !s.known.put(c, read) {
 		return
 	}
+	s.marking.Lock()
+	defer s.marking.Unlock()
 	m, err := s.markOnDisk(c.m.ID)
 	if err == nil && (m.Gen < c.m.Gen || read && m.Unread && m.Manifest == c.m.Hash) {
-		s.finish.write(readerPlace(c.m.ID), key.Marshal(&readerMark{Gen: c.m.Gen, Manifest: c.m.Hash, Unread: !read}))
+		m.Gen, m.Manifest, m.Unread = c.m.Gen, c.m.Hash, !read
+		s.finish.write(readerPlace(c.m.ID), key.Marshal(&m))
 	}
+}
+
+// touch notes that now is the time of something that a mark keeps. Where there
+// is no mark there is nothing to note it in.
+func (s *Store) touch(id key.Hash, when func(*readerMark) *uint64) {
+	s.marking.Lock()
+	defer s.marking.Unlock()
+	m, err := s.markOnDisk(id)
+	if err != nil || m.Gen == 0 {
+		return
+	}
+	if t, now := when(&m), unix(); now-*t >= touchEvery || now < *t {
+		*t = now
+		s.finish.write(readerPlace(id), key.Marshal(&m))
+	}
+}
+
+// touched are the times that the mark keeps, zero where there is none.
+func (s *Store) touched(id key.Hash) (read, verified time.Time) {
+	m, err := s.markOnDisk(id)
+	if err != nil {
+		return
+	}
+	at := func(t uint64) time.Time {
+		if t == 0 {
+			return time.Time{}
+		}
+		return time.Unix(int64(t), 0).UTC()
+	}
+	return at(m.LastRead), at(m.LastVerified)
 }
 
 // hasRead reports whether this node has put this very manifest, or returned its

@@ -276,5 +276,6 @@ func (v *view) listed(best *certified, label *share.Label) Listed {
 		good += btoi(h.row == custody.RowGood)
 	}
 	out.Margin = good - out.K
+	out.LastRead, out.LastVerified = v.s.touched(m.ID)
 	return out
 }

@@ -495,6 +495,7 @@ func (g *reading) join() (Recovered, error) {
 	if c := g.view.certs[g.use.Hash]; c != nil && g.latest() {
 		g.s.remember(c, true)
 	}
+	g.s.touch(g.h.id, func(m *readerMark) *uint64 { return &m.LastRead })
 	name, _ := g.provenName()
 	return Recovered{Name: name, ID: g.h.id, Manifest: g.use.Hash, Gen: g.use.Gen, Value: value, Used: used,
 		Bad: g.badRows(), Policy: g.s.words(&g.use.Manifest, g.roster), Request: g.request.Hash, Approvals: g.approvals(), Receipt: g.receipt(used)}, nil

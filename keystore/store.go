@@ -92,6 +92,7 @@ type Store struct {
 	counts  *summaries
 	asks    *book
 	reads   atomic.Int64 // recoveries that ask seats at the moment
+	marking sync.Mutex   // marks are read, changed and written by one at a time
 }
 
 // New checks the configuration. It loads nothing and starts nothing; call

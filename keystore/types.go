@@ -184,6 +184,9 @@ type Listed struct {
 	Created time.Time
 	Expires time.Time // zero: never
 	Margin  int       // seats that may still be lost: reachable good seats - k
+	// When this node last returned the value, and last had the seats prove their
+	// rows; to the hour, zero: never.
+	LastRead, LastVerified time.Time
 }
 
 // Page is one page of a listing. Next is empty at the end. Silent names the

@@ -50,7 +50,11 @@ func (s *Store) Verify(ctx context.Context, p Person, name string, timeout time.
 		}
 		return nil, err
 	}
-	return r.verified(name), nil
+	out := r.verified(name)
+	if out.Good == out.N {
+		s.touch(out.ID, func(m *readerMark) *uint64 { return &m.LastVerified })
+	}
+	return out, nil
 }
 
 // proofs asks all nodes what they have and then the seats of the latest

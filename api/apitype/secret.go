@@ -142,6 +142,9 @@ type Listed struct {
 	Expires time.Time         `json:"expires,omitzero"` // absent: never
 	// Margin is how many seats may still be lost: reachable good ones less k.
 	Margin int `json:"margin"`
+	// By this node, to the hour; absent: never.
+	LastRead     time.Time `json:"last_read,omitzero"`
+	LastVerified time.Time `json:"last_verified,omitzero"`
 }
 
 // Page is the answer to GET /api/v1/secrets. Next is empty at the end. Silent

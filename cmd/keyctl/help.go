@@ -90,7 +90,7 @@ are RFC 3339, ids and hashes text.
                seats[node name operator zone x state why]
   get          value (base64) name id manifest gen used[] bad[node name why] policy
   get --out    name id manifest gen size file used[] bad[]
-  ls           items[name id gen n k w acked size labels created expires margin]
+  ls           items[name id gen n k w acked size labels created expires margin last_read last_verified]
                silent[]
   info         as an item of ls, and manifest owner description policy keep repair
                seats[] standby[] generations[] pending[]
@@ -99,6 +99,9 @@ are RFC 3339, ids and hashes text.
                created expires mine approver veto have need missing[] wait
                said[person denied note]]
   approve, deny  request
+  rehearse     name id manifest gen ok exit_code n k proven margin payloads
+               failed[node name why] have need missing[] wait policy why
+               approvers[person nodes reachable silent] seats[... silent]
   rm           name id gen done seats[]
   status       health exit_code reasons[] secrets{total at_risk below} members
                online holders holders_online node{} person{} network storage{}

@@ -31,7 +31,7 @@ func (a *app) lsCommand() *cobra.Command {
 			return a.ls(cmd.Context(), strings.Join(args, ""), long)
 		},
 	}
-	cmd.Flags().BoolVar(&long, "long", false, "generation, k of n, holders, margin, size, expiry")
+	cmd.Flags().BoolVar(&long, "long", false, "generation, k of n, holders, margin, when last verified and read here, size, expiry")
 	return cmd
 }
 
@@ -104,10 +104,10 @@ func listText(items []apitype.Listed, long bool) string {
 		}
 		return b.String()
 	}
-	t := newTable("NAME", "GEN", "K OF N", "HOLDERS", "MARGIN", "SIZE", "CREATED", "EXPIRES")
+	t := newTable("NAME", "GEN", "K OF N", "HOLDERS", "MARGIN", "VERIFIED", "READ", "SIZE", "CREATED", "EXPIRES")
 	for _, it := range items {
 		t.row(it.Name, fmt.Sprint(it.Gen), fmt.Sprintf("%d of %d", it.K, it.N), fmt.Sprintf("%d/%d", it.Acked, it.N),
-			fmt.Sprint(it.Margin), fmt.Sprint(it.Size), when(it.Created, "-"), when(it.Expires, "never"))
+			fmt.Sprint(it.Margin), when(it.LastVerified, "never"), when(it.LastRead, "never"), fmt.Sprint(it.Size), when(it.Created, "-"), when(it.Expires, "never"))
 	}
 	return t.text()
 }
