@@ -67,7 +67,7 @@ func certain(err error, o op) *apitype.Problem {
 	)
 	switch {
 	case errors.Is(err, keystore.ErrStopped):
-		p = apitype.NewProblem(apitype.Damaged, "the node's own store has failed and serves nothing")
+		p = apitype.NewProblem(apitype.Damaged, "the node's own store or its audit log has failed and serves nothing")
 	case errors.As(err, &doubt):
 		p = apitype.NewProblem(apitype.InDoubt, "%.500s", doubt)
 		p.Need, p.Have, p.Gen, p.Peers = doubt.Need, doubt.Have, doubt.Gen, states(doubt.Seats)

@@ -16,8 +16,9 @@ import (
 // the seats, who pass it on. Seats that cannot be reached are told later.
 //
 // Errors: [ErrInput] when the note is too long or this person's approval counts
-// nowhere; [ErrNoRequest]; [ErrEnded] when the request is over; [QuorumError]
-// when no seat has taken it yet: it is sent again until the request ends.
+// nowhere; [ErrNoRequest]; [ErrEnded] when the request is over; [ErrStopped] when
+// the store or the audit log has failed, and nothing was said; [QuorumError] when
+// no seat has taken it yet: it is sent again until the request ends.
 func (s *Store) Approve(ctx context.Context, p Person, request key.Hash, note string) error {
 	return s.say(ctx, p, request, share.VerdictApprove, note, func(n *told, me key.PersonPublic) bool {
 		return slices.Contains(n.v.policy.Approvers(n.v.Owner), me)
@@ -62,6 +63,13 @@ func (s *Store) say(ctx context.Context, p Person, request key.Hash, verdict uin
 		return fmt.Errorf("%w: it has expired", ErrEnded)
 	case closedBy(n.request, n.v, n.words) != custody.Open:
 		return fmt.Errorf("%w: it was vetoed or withdrawn", ErrEnded)
+	}
+	kind := "approved"
+	if verdict == share.VerdictVeto {
+		kind = "denied"
+	}
+	if err := s.recordOwn(ctx, kind, n.request, p, note); err != nil {
+		return err
 	}
 	a := share.Approval{Subject: request, Verdict: verdict, Expires: n.request.Expires, Note: note}
 	b := share.SignApproval(p.Key, s.cfg.ID, a).Encode()
@@ -184,6 +192,9 @@ func (s *Store) Cancel(ctx context.Context, p Person, request key.Hash) error {
 	}
 	a, err := s.asks.own(p, request)
 	if err != nil {
+		return err
+	}
+	if err := s.recordOwn(ctx, "cancelled", a.request, p, ""); err != nil {
 		return err
 	}
 	s.asks.forget(ctx, a)

@@ -110,6 +110,9 @@ func (g *reading) newRequest(ctx context.Context) error {
 		Purpose: g.o.Reason, Created: now, Expires: now + life}
 	rand.Read(r.Nonce[:])
 	g.key, g.request = k, share.SignRequest(g.p.Key, g.s.cfg.ID, r)
+	if err := g.s.recordOwn(ctx, "asked", g.request, g.p, r.Purpose); err != nil {
+		return err
+	}
 	if alone {
 		return nil
 	}

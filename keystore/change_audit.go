@@ -39,6 +39,15 @@ func (c *custodian) changes(old, next *secretState) []AuditRecord {
 	return out
 }
 
+// recordOwn writes what a person at this node is about to do with a request.
+// After an error, which wraps [ErrStopped], it must not happen.
+func (s *Store) recordOwn(ctx context.Context, kind string, r *share.SignedRequest, p Person, detail string) error {
+	if _, err := s.cust.audit(ctx, AuditRecord{Kind: kind, ID: r.ID, Person: p.Key.Public(), Request: r.Hash, Detail: detail}); err != nil {
+		return fmt.Errorf("%w: %w", ErrStopped, err)
+	}
+	return nil
+}
+
 // NamesOf returns the names of those of the person's own secrets among ids of
 // which this node holds a manifest. It asks no other node.
 //

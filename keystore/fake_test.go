@@ -297,6 +297,11 @@ func (v netOf) Members() []Member {
 
 func (v netOf) Self() Member { return v.n.member }
 
+// noValues is a context as it is at the other end of a link.
+type noValues struct{ context.Context }
+
+func (noValues) Value(any) any { return nil }
+
 func (v netOf) Call(ctx context.Context, to key.NodeID, verb uint64, body []byte) ([]byte, error) {
 	f := v.n.net
 	if to == v.n.id {
@@ -315,7 +320,7 @@ func (v netOf) Call(ctx context.Context, to key.NodeID, verb uint64, body []byte
 			return nil, err
 		}
 	}
-	out, err := o.answer(ctx, v.n.id, verb, slices.Clone(body))
+	out, err := o.answer(noValues{ctx}, v.n.id, verb, slices.Clone(body))
 	if lose != nil {
 		if err := lose(v.n.id, to, verb); err != nil {
 			return nil, err

@@ -111,7 +111,7 @@ type Head struct {
 }
 
 // HeadReply: OK with the same of the answering node; Refused when it keeps no
-// audit log or a head is no good.
+// audit log or a head is no good, with the same as far as there is any.
 type HeadReply struct {
 	key.Head
 	Outcome uint8  `cbor:"1,keyasint"`
