@@ -71,25 +71,18 @@ func info(i keystore.Info) apitype.Info {
 	}
 }
 
-// policyBytes encodes a policy and refuses one that makes no sense.
-func policyBytes(in *apitype.Policy) ([]byte, *apitype.Problem) {
-	p, err := clause(in, 1)
-	if err == nil {
-		err = p.Check()
-	}
-	if err != nil {
-		return nil, unprocessable("policy: %.300s", err)
-	}
-	return p.Encode(), nil
-}
-
 var errClause = errors.New("a clause has exactly one of any, all, k_of, owner, key, code, delay, operator")
+
+var errText = errors.New("a clause inside another is an object, no text")
 
 // clause converts one clause. The strict decoder has bounded the depth already;
 // the bound here keeps a policy.Policy within its own.
 func clause(in *apitype.Policy, depth int) (*policy.Policy, error) {
 	if depth > policy.MaxDepth {
 		return nil, fmt.Errorf("nested deeper than %d clauses", policy.MaxDepth)
+	}
+	if in.Text != "" {
+		return nil, errText
 	}
 	set := 0
 	for _, has := range []bool{in.Any != nil, in.All != nil, in.KOf != nil, in.Owner, in.Key != "", in.Code != "", in.Delay != nil, in.Operator} {

@@ -57,6 +57,9 @@ type Config struct {
 	Identities Identities
 	// Audit may be nil: the paths of the audit log then answer 503.
 	Audit Audit
+	// Contacts may be nil: policies then name persons by their keys, and the
+	// paths of contacts answer 503.
+	Contacts Contacts
 	// Persons returns the person of that name; "" is the default one.
 	Persons func(name string) (keystore.Person, bool)
 	Version apitype.Version
@@ -131,6 +134,7 @@ func New(cfg Config) (*Server, error) {
 		s.log = slog.New(slog.DiscardHandler)
 	}
 	s.routes = s.endpoints()
+	maps.Copy(s.routes, s.contactEndpoints())
 	maps.Copy(s.routes, s.identityEndpoints())
 	maps.Copy(s.routes, s.requestEndpoints())
 	maps.Copy(s.routes, s.jobEndpoints())

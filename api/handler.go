@@ -134,6 +134,12 @@ type failure struct {
 func (f failure) Unwrap() error { return f.error }
 
 func (s *Server) answerError(err error, req *request, pattern string) answer {
+	var pend *keystore.PendingError
+	if errors.As(err, &pend) {
+		if a, err := pendingAnswer(pend); err == nil {
+			return a
+		}
+	}
 	return problem(s.explain(err, pattern, req.id, req.name, req.query.Get("prefix")), req.id)
 }
 

@@ -10,6 +10,7 @@ import (
 	"keymesh/crypto/key"
 	"keymesh/crypto/share"
 	"keymesh/keystore"
+	"keymesh/keystore/policy"
 )
 
 // Requests is what the API needs of the keystore for requests and the words on
@@ -65,9 +66,13 @@ func (s *Server) listRequests(r *request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
+	n, err := s.namesFor(r)
+	if err != nil {
+		return answer{}, err
+	}
 	out := apitype.Requests{Items: make([]apitype.Request, 0, len(all))}
 	for _, v := range all {
-		out.Items = append(out.Items, requestView(v))
+		out.Items = append(out.Items, n.requestView(v))
 	}
 	return reply(http.StatusOK, out)
 }
@@ -81,9 +86,13 @@ func (s *Server) oneRequest(r *request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
+	n, err := s.namesFor(r)
+	if err != nil {
+		return answer{}, err
+	}
 	for _, v := range all {
 		if v.Hash == h {
-			return reply(http.StatusOK, requestView(v))
+			return reply(http.StatusOK, n.requestView(v))
 		}
 	}
 	return answer{}, keystore.ErrNoRequest
@@ -139,15 +148,55 @@ func pendingAnswer(e *keystore.PendingError) (answer, error) {
 // seconds rounds up, so that a wait that is not over is not 0.
 func seconds(d time.Duration) uint64 { return uint64((max(d, 0) + time.Second - 1) / time.Second) }
 
-func requestView(v keystore.RequestView) apitype.Request {
+// verbName is what a verb of package share is called here.
+func verbName(v uint8) string {
+	switch v {
+	case share.VerbPolicy:
+		return "policy"
+	case share.VerbDelete:
+		return "delete"
+	}
+	return "recover"
+}
+
+// who is what the person who asks calls somebody, or "".
+func (n *names) who(k key.PersonPublic) string {
+	if k == n.me.Key.Public() {
+		return n.me.Name
+	}
+	if k == n.me.Recovery {
+		return "the recovery code"
+	}
+	return n.petname(k)
+}
+
+// policyFor says somebody else's policy.
+func policyFor(encoded []byte, owner key.PersonPublic, n *names) string {
+	p, err := policy.Parse(encoded)
+	if err != nil {
+		return ""
+	}
+	return p.Words(func(k key.PersonPublic) string {
+		if k == owner {
+			return "the owner"
+		}
+		return n.who(k)
+	})
+}
+
+func (n *names) requestView(v keystore.RequestView) apitype.Request {
 	out := apitype.Request{
+		Verb: verbName(v.Verb), OwnerName: n.who(v.Owner), By: n.who(v.Requester),
 		Request: v.Hash.String(), Words: present(v.Words), ID: v.ID.String(), Name: v.Name, Gen: v.Gen,
 		Owner: v.Owner.String(), Requester: v.Requester.String(), Reason: bounded(v.Reason), State: v.State,
 		Created: v.Created.UTC(), Expires: v.Expires.UTC(), Mine: v.Mine, Approver: v.Approver, Veto: v.Veto,
 		Have: v.Have, Need: v.Need, Missing: present(v.Missing), Wait: seconds(v.Wait), Said: []apitype.Said{},
 	}
+	if v.Change != nil {
+		out.Change = policyFor(v.Change, v.Owner, n)
+	}
 	for _, a := range v.Approvals {
-		out.Said = append(out.Said, apitype.Said{Person: a.Person.String(), Denied: a.Verdict != share.VerdictApprove, Note: bounded(a.Note)})
+		out.Said = append(out.Said, apitype.Said{Person: a.Person.String(), Name: n.who(a.Person), Denied: a.Verdict != share.VerdictApprove, Note: bounded(a.Note)})
 	}
 	return out
 }

@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"errors"
 	"net/http"
 	"strconv"
 	"strings"
@@ -11,6 +10,7 @@ import (
 
 	"keymesh/api/apitype"
 	"keymesh/crypto/key"
+	"keymesh/crypto/share"
 	"keymesh/keystore"
 )
 
@@ -34,9 +34,9 @@ func (s *Server) put(r *request) (answer, error) {
 		return answer{}, bad
 	}
 	defer clear(in.Value)
-	o, bad := s.putOptions(r, &in)
-	if bad != nil {
-		return answer{}, bad
+	o, err := s.putOptions(r, &in)
+	if err != nil {
+		return answer{}, err
 	}
 	idem, bad := idempotencyKey(r.header)
 	switch {
@@ -62,7 +62,9 @@ func (s *Server) store(r *request, value []byte, o keystore.PutOptions) (answer,
 	if res.Created {
 		status = http.StatusCreated
 	}
-	a, err := reply(status, putResult(res, false))
+	out := putResult(res, false)
+	s.sayPolicy(r, res.Policy, &out)
+	a, err := reply(status, out)
 	a.gen = res.Gen
 	return a, err
 }
@@ -79,11 +81,14 @@ func (s *Server) plan(r *request, size int, o keystore.PutOptions) (answer, erro
 		}
 		return answer{}, p
 	}
-	return reply(http.StatusOK, putResult(res, true))
+	out := putResult(res, true)
+	s.sayPolicy(r, res.Policy, &out)
+	return reply(http.StatusOK, out)
 }
 
 // putOptions checks what needs no holder to be checked.
-func (s *Server) putOptions(r *request, in *apitype.PutRequest) (o keystore.PutOptions, bad *apitype.Problem) {
+func (s *Server) putOptions(r *request, in *apitype.PutRequest) (o keystore.PutOptions, err error) {
+	var bad *apitype.Problem
 	switch {
 	case in.Value == nil:
 		return o, apitype.NewProblem(apitype.Invalid, "the member value is missing; an empty secret is \"\"")
@@ -97,17 +102,26 @@ func (s *Server) putOptions(r *request, in *apitype.PutRequest) (o keystore.PutO
 		return o, unprocessable("k = %d is more than n = %d", in.K, in.N)
 	case in.K == 1:
 		return o, unprocessable("k = 1 would let every holder read the secret")
-	case in.Keep < 0 || in.Keep > maxKeep:
+	case in.Keep != nil && (*in.Keep < 0 || *in.Keep > maxKeep):
 		return o, unprocessable("keep is 0 to %d", maxKeep)
-	case in.TTL > maxTTL:
+	case in.TTL != nil && *in.TTL > maxTTL:
 		return o, unprocessable("ttl is at most %d seconds", maxTTL)
 	case in.Repair != "" && in.Repair != "owner" && in.Repair != "quorum":
 		return o, unprocessable("repair is owner or quorum")
 	}
 	o = keystore.PutOptions{
 		N: in.N, K: in.K, W: in.W, Labels: in.Labels, Description: in.Description,
-		TTL: time.Duration(in.TTL) * time.Second, Keep: in.Keep, RepairQuorum: in.Repair == "quorum",
+		Keep:           in.Keep,
 		AllowColocated: in.AllowColocated, New: in.New, Force: in.Force, Timeout: r.timeout,
+	}
+	if in.TTL != nil {
+		o.TTL = new(time.Duration(*in.TTL) * time.Second)
+	}
+	if in.Repair != "" {
+		o.Repair = new(uint8(share.RepairOwner))
+	}
+	if in.Repair == "quorum" {
+		*o.Repair = share.RepairQuorum
 	}
 	if o.IfGen, o.IfAbsent, bad = conditions(r.header); bad != nil {
 		return o, bad
@@ -116,9 +130,13 @@ func (s *Server) putOptions(r *request, in *apitype.PutRequest) (o keystore.PutO
 		return o, bad
 	}
 	if in.Policy != nil {
-		o.Policy, bad = policyBytes(in.Policy)
+		p, err := s.policyOf(r, in.Policy)
+		if err != nil {
+			return o, err
+		}
+		o.Policy = p.Encode()
 	}
-	return o, bad
+	return o, nil
 }
 
 // conditions reads If-Match and If-None-Match (RFC 9110 section 13.1): one
@@ -230,10 +248,6 @@ func (s *Server) recover(r *request) (answer, error) {
 		o.Manifest = m
 	}
 	res, err := s.cfg.Secrets.Recover(r.ctx, r.person, r.name, o)
-	var pend *keystore.PendingError
-	if errors.As(err, &pend) {
-		return pendingAnswer(pend)
-	}
 	if err != nil {
 		clear(res.Value)
 		return answer{}, err
@@ -306,7 +320,11 @@ func (s *Server) info(r *request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	a, err := reply(http.StatusOK, info(res))
+	out := info(res)
+	if n, err := s.namesFor(r); err == nil {
+		out.PolicyText = n.text(res.Encoded)
+	}
+	a, err := reply(http.StatusOK, out)
 	a.gen = res.Gen
 	return a, err
 }

@@ -10,12 +10,14 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
 
 	"keymesh/api/apitype"
 	"keymesh/crypto/key"
+	"keymesh/crypto/share"
 	"keymesh/keystore"
 	"keymesh/keystore/policy"
 )
@@ -39,8 +41,8 @@ func TestPutPassesEverythingOn(t *testing.T) {
 		t.Errorf("IfGen %v", o.IfGen)
 	}
 	o.IfGen = nil
-	want := keystore.PutOptions{N: 5, K: 3, W: 4, Holders: []key.NodeID{nodeID(1), nodeID(9)}, Labels: map[string]string{"env": "prod"}, Description: "d", TTL: time.Minute, Keep: 2, RepairQuorum: true, AllowColocated: true, New: true, Force: true, Timeout: 12500 * time.Millisecond}
-	if fmt.Sprint(o) != fmt.Sprint(want) {
+	want := keystore.PutOptions{N: 5, K: 3, W: 4, Holders: []key.NodeID{nodeID(1), nodeID(9)}, Labels: map[string]string{"env": "prod"}, Description: "d", TTL: new(time.Minute), Keep: new(2), Repair: new(uint8(share.RepairQuorum)), AllowColocated: true, New: true, Force: true, Timeout: 12500 * time.Millisecond}
+	if !reflect.DeepEqual(o, want) {
 		t.Errorf("options %+v\nwant    %+v", o, want)
 	}
 	if string(e.secrets.value) != marker || e.secrets.name != "demo/db" || e.secrets.who.Key.Public() != e.other.Key.Public() {

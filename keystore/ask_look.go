@@ -66,7 +66,7 @@ func (s *Store) lookOwn(ctx context.Context, p Person, a *ask) (RequestView, err
 		}
 		return ready >= int(a.m.K)
 	})
-	out := viewOf(a.request, v, g.words, a.name, p.Key.Public())
+	out := s.viewOf(a.request, v, g.words, a.name, p, g.roster)
 	if ready >= int(a.m.K) {
 		out.Ready, out.Missing = out.State == "open", nil
 	} else if need := int(a.m.K) - ready; len(waits) >= need {
@@ -75,7 +75,7 @@ func (s *Store) lookOwn(ctx context.Context, p Person, a *ask) (RequestView, err
 			out.Wait = time.Duration(min(waits[need-1], share.RequestLifeMax)) * time.Second
 		}
 		if v.policy != nil {
-			out.Missing = v.policy.Missing(evidenceOf(a.request, v, g.words), s.namer(&a.m.Manifest, g.roster))
+			out.Missing = v.policy.Missing(evidenceOf(a.request, v, g.words), s.namer(p, &a.m.Manifest, g.roster))
 		}
 		if len(out.Missing) == 0 {
 			out.Missing = quotedAll(missing)

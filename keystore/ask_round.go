@@ -83,7 +83,7 @@ func (g *reading) waits(ctx context.Context) error {
 func (g *reading) vetoed(v *version) error {
 	for _, w := range g.words {
 		if w.Verdict == share.VerdictVeto && v.mayVeto(w.Person) {
-			return fmt.Errorf("%w by %s: %s", ErrVetoed, g.s.namer(&g.use.Manifest, g.roster)(w.Person), quoted(w.Note))
+			return fmt.Errorf("%w by %s: %s", ErrVetoed, g.s.namer(g.p, &g.use.Manifest, g.roster)(w.Person), quoted(w.Note))
 		}
 	}
 	return ErrVetoed
@@ -99,7 +99,7 @@ func (g *reading) pending(v *version, waits []uint64, need int, missing []string
 	j := judgeWords(r, v, g.words)
 	e.Have, e.Need = j.Have, j.Need
 	if v.policy != nil {
-		e.Missing = v.policy.Missing(evidenceOf(r, v, g.words), g.s.namer(&g.use.Manifest, g.roster))
+		e.Missing = v.policy.Missing(evidenceOf(r, v, g.words), g.s.namer(g.p, &g.use.Manifest, g.roster))
 	}
 	slices.Sort(waits)
 	if left := waits[need-1]; left > 0 && !slices.Contains(waits[:need], 0) {

@@ -20,6 +20,9 @@ type RequestView struct {
 	Owner     key.PersonPublic
 	Requester key.PersonPublic
 	Reason    string // the requester's words
+	// Change is, for a change of policy, the encoded policy that is asked for,
+	// proven by the payload; nil: it did not come along.
+	Change    []byte
 	Created   time.Time
 	Expires   time.Time
 	Mine      bool // this person asked

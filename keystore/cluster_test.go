@@ -306,9 +306,9 @@ func TestListPages(t *testing.T) {
 func TestInfo(t *testing.T) {
 	bubble(t, 5, func(t *testing.T, f *fakeNet, p Person) {
 		s := f.nodes[0].store
-		mustPut(t, s, p, "a", []byte("1"), PutOptions{Keep: 1, Description: "what it is"})
+		mustPut(t, s, p, "a", []byte("1"), PutOptions{Keep: new(1), Description: "what it is"})
 		settle(t, f, p, "a", 1)
-		mustPut(t, s, p, "a", []byte("22"), PutOptions{Keep: 1})
+		mustPut(t, s, p, "a", []byte("22"), PutOptions{Keep: new(1)})
 		settle(t, f, p, "a", 2)
 		f.nodes[4].stop()
 		i, err := f.nodes[1].store.Info(context.Background(), p, "a")
@@ -394,7 +394,7 @@ func TestClusterDeleteGeneration(t *testing.T) {
 	bubble(t, 3, func(t *testing.T, f *fakeNet, p Person) {
 		s, ctx := f.nodes[0].store, context.Background()
 		for i := range 3 {
-			mustPut(t, s, p, "a", []byte{byte(i)}, PutOptions{Keep: 2})
+			mustPut(t, s, p, "a", []byte{byte(i)}, PutOptions{Keep: new(2)})
 			settle(t, f, p, "a", uint64(i+1))
 		}
 		if r, err := s.Delete(ctx, p, "a", DeleteOptions{Gen: 1}); err != nil || !r.Done || r.Gen != 1 {

@@ -23,7 +23,7 @@ func TestManySeats(t *testing.T) {
 			t.Fatalf("%+v", r)
 		}
 		settle(t, f, p, "a", 1)
-		mustPut(t, f.nodes[33].store, p, "a", v[1:], PutOptions{Keep: 3})
+		mustPut(t, f.nodes[33].store, p, "a", v[1:], PutOptions{Keep: new(3)})
 		settle(t, f, p, "a", 2)
 		down := 0
 		for _, n := range f.nodes[1:33] {
@@ -69,7 +69,7 @@ func TestPlan(t *testing.T) {
 func TestExpired(t *testing.T) {
 	bubble(t, 5, func(t *testing.T, f *fakeNet, p Person) {
 		s, ctx := f.nodes[0].store, context.Background()
-		mustPut(t, s, p, "a", []byte("v"), PutOptions{TTL: time.Hour})
+		mustPut(t, s, p, "a", []byte("v"), PutOptions{TTL: new(time.Hour)})
 		settle(t, f, p, "a", 1)
 		mustGet(t, f.nodes[1].store, p, "a", []byte("v"))
 		for _, later := range []time.Duration{2 * time.Hour, 48 * time.Hour} {

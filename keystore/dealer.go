@@ -36,7 +36,7 @@ func (s *Store) Put(ctx context.Context, p Person, name string, value []byte, o 
 		return PutResult{}, err
 	}
 	defer h.done()
-	if err := o.check(); err != nil {
+	if err := o.check(h.owner); err != nil {
 		return PutResult{}, err
 	}
 	ctx, cancel := within(ctx, o.Timeout)
@@ -52,13 +52,15 @@ func (s *Store) Put(ctx context.Context, p Person, name string, value []byte, o 
 }
 
 // check refuses options that no network can meet.
-func (o *PutOptions) check() error {
+func (o *PutOptions) check(owner key.PersonPublic) error {
 	switch {
-	case o.N < 0 || o.K < 0 || o.W < 0 || o.Keep < 0 || o.Keep > share.MaxKeep:
+	case o.N < 0 || o.K < 0 || o.W < 0 || o.Keep != nil && (*o.Keep < 0 || *o.Keep > share.MaxKeep):
 		return fmt.Errorf("%w: n, k, w or keep is out of range", ErrInput)
+	case o.Repair != nil && *o.Repair > share.RepairQuorum:
+		return fmt.Errorf("%w: no such mode of repair", ErrInput)
 	case len(o.Policy) > share.MaxPolicy:
 		return fmt.Errorf("%w: the policy has more than %d bytes", ErrInput, share.MaxPolicy)
-	case o.TTL < 0 || (o.TTL > 0 && o.TTL < time.Second):
+	case o.TTL != nil && (*o.TTL < 0 || (*o.TTL > 0 && *o.TTL < time.Second)):
 		return fmt.Errorf("%w: the time to live is shorter than a second", ErrInput)
 	case o.IfAbsent && o.IfGen != nil:
 		return fmt.Errorf("%w: if-absent and compare-and-set exclude one another", ErrInput)
@@ -68,7 +70,7 @@ func (o *PutOptions) check() error {
 	if o.Policy != nil {
 		pol, err := policy.Parse(o.Policy)
 		if err == nil {
-			err = pol.Check()
+			err = pol.CheckOwner(owner)
 		}
 		if err != nil {
 			return fmt.Errorf("%w: the policy: %w", ErrInput, err)
@@ -86,16 +88,16 @@ func (o *PutOptions) wishes() []byte {
 		Policy      []byte
 		Labels      [][2]string
 		Description string
-		TTL         int64
-		Keep        int
-		Quorum      bool
+		TTL         *int64
+		Keep        *int
+		Repair      *uint8
 		Colocated   bool
 		HasGen      bool
 		Gen         uint64
 		Absent      bool
 	}
 	w := wishes{Shape: [3]int{o.N, o.K, o.W}, Holders: o.Holders, Policy: o.Policy, Labels: sortedLabels(o.Labels), Description: o.Description,
-		TTL: int64(o.TTL), Keep: o.Keep, Quorum: o.RepairQuorum, Colocated: o.AllowColocated, Absent: o.IfAbsent}
+		TTL: (*int64)(o.TTL), Keep: o.Keep, Repair: o.Repair, Colocated: o.AllowColocated, Absent: o.IfAbsent}
 	if o.IfGen != nil {
 		w.HasGen, w.Gen = true, *o.IfGen
 	}
@@ -269,15 +271,11 @@ func (d *dealing) where(best *certified) (*placing, *placed, error) {
 func (d *dealing) manifest(best, fork *certified, pl *placing, where *placed) (*share.Manifest, error) {
 	m := &share.Manifest{
 		ID: d.h.id, Owner: d.h.owner, Salt: d.h.salt, Suite: share.SuiteShamir, K: uint8(pl.k), W: uint8(pl.w),
-		Standby: where.standby, Policy: d.o.Policy, Keep: uint8(d.o.Keep), Created: unix(), Colocated: pl.waived,
+		Standby: where.standby, Policy: d.o.Policy, Created: unix(), Colocated: pl.waived,
 	}
-	if d.o.RepairQuorum {
-		if m.Repair = share.RepairQuorum; pl.w == pl.n {
-			return nil, fmt.Errorf("%w: repair by quorum needs w below n", ErrInput)
-		}
-	}
-	if d.o.TTL > 0 {
-		m.Expires = m.Created + uint64(d.o.TTL/time.Second)
+	d.o.upkeep(m, best)
+	if m.Repair == share.RepairQuorum && pl.w == pl.n {
+		return nil, fmt.Errorf("%w: repair by quorum needs w below n", ErrInput)
 	}
 	labels, description := d.o.Labels, d.o.Description
 	if best != nil {
@@ -301,6 +299,31 @@ func (d *dealing) manifest(best, fork *certified, pl *placing, where *placed) (*
 	var err error
 	m.Label, err = d.h.sealLabel(m.Gen, len(d.value), labels, description)
 	return m, err
+}
+
+// upkeep sets how long the generation lives, how many before it stay, and who
+// repairs it: as it was for the generation before, unless something was asked
+// for.
+func (o *PutOptions) upkeep(m *share.Manifest, best *certified) {
+	if best != nil {
+		was := &best.m.Manifest
+		m.Keep, m.Repair = was.Keep, was.Repair
+		if was.Expires > was.Created {
+			m.Expires = m.Created + was.Expires - was.Created
+		}
+	}
+	if o.Keep != nil {
+		m.Keep = uint8(*o.Keep)
+	}
+	if o.Repair != nil {
+		m.Repair = *o.Repair
+	}
+	if o.TTL != nil {
+		m.Expires = 0
+	}
+	if o.TTL != nil && *o.TTL > 0 {
+		m.Expires = m.Created + uint64(*o.TTL/time.Second)
+	}
 }
 
 // generation sets gen and force: above everything that is there or pending, and

@@ -155,7 +155,7 @@ func (o *outcome) doubt(w *write) error {
 func (d *dealing) result(w *write, out *outcome) (PutResult, error) {
 	if out.ok {
 		r := PutResult{Name: d.h.name, ID: w.m.ID, Manifest: w.m.Hash, Gen: w.m.Gen, N: w.m.N(), K: int(w.m.K), W: int(w.m.W),
-			Acked: out.committed, Seats: out.seats, Notes: d.notes, Created: w.m.Prev.IsZero()}
+			Acked: out.committed, Seats: out.seats, Notes: d.notes, Created: w.m.Prev.IsZero(), Policy: w.m.Policy}
 		if out.overtaken {
 			r.Notes = append(r.Notes, "another write has already followed this one")
 		}

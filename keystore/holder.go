@@ -38,7 +38,7 @@ func newVersion(m *share.SignedManifest) *version {
 	v := &version{SignedManifest: m}
 	v.policy, v.sane = policy.Parse(m.Policy)
 	if v.sane == nil {
-		v.sane = v.policy.Check()
+		v.sane = v.policy.CheckOwner(m.Owner)
 	}
 	return v
 }

@@ -268,22 +268,22 @@ func (s *Store) Requests(ctx context.Context, p Person) ([]RequestView, error) {
 	if err := s.asks.load(); err != nil {
 		return nil, err
 	}
-	me := p.Key.Public()
+	me, r := p.Key.Public(), s.roster()
 	s.asks.mu.Lock()
 	defer s.asks.mu.Unlock()
 	var out []RequestView
 	for _, a := range s.asks.asked {
 		if a.request.Person == me {
-			v := viewOf(a.request, newVersion(a.m), a.words, a.name, me)
+			v := s.viewOf(a.request, newVersion(a.m), a.words, a.name, p, r)
 			v.Wait = max(0, a.wait-time.Since(a.at))
 			out = append(out, v)
 		}
 	}
 	for _, n := range s.asks.inbox {
-		if n.request.Person == me || !slices.Contains(n.v.audience(), me) {
-			continue
+		if n.request.Person == me && n.request.Verb == share.VerbRecover || !slices.Contains(n.v.audience(), me) {
+			continue // one's own recoveries are above; other requests seats tell of
 		}
-		v := viewOf(n.request, n.v, n.words, n.name, me)
+		v := s.viewOf(n.request, n.v, n.words, n.name, p, r)
 		if v.Wait = max(0, n.wait-time.Since(n.at)); n.released && v.State == "open" {
 			v.State = "released"
 		}
@@ -296,7 +296,8 @@ func (s *Store) Requests(ctx context.Context, p Person) ([]RequestView, error) {
 }
 
 // viewOf shows a request to a person.
-func viewOf(r *share.SignedRequest, v *version, words []*heardWord, name string, me key.PersonPublic) RequestView {
+func (s *Store) viewOf(r *share.SignedRequest, v *version, words []*heardWord, name string, p Person, members roster) RequestView {
+	me := p.Key.Public()
 	out := RequestView{
 		Hash: r.Hash, Words: key.Words(r.Hash, 6), ID: r.ID, Name: name, Gen: r.Gen, Verb: r.Verb,
 		Owner: v.Owner, Requester: r.Person, Reason: r.Purpose, Created: timeOf(r.Created), Expires: timeOf(r.Expires),
@@ -304,6 +305,12 @@ func viewOf(r *share.SignedRequest, v *version, words []*heardWord, name string,
 	}
 	j := judgeWords(r, v, words)
 	out.Have, out.Need, out.Missing = j.Have, j.Need, j.Missing
+	if v.policy != nil {
+		out.Missing = v.policy.Missing(evidenceOf(r, v, words), s.namer(p, &v.Manifest, members))
+	}
+	if m := s.changeOf(r); m != nil {
+		out.Change = m.Policy
+	}
 	out.Approver = !out.Mine && v.policy != nil && slices.Contains(v.policy.Approvers(v.Owner), me)
 	out.Veto = v.mayVeto(me)
 	for _, w := range words {

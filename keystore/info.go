@@ -50,7 +50,7 @@ func (s *Store) Info(ctx context.Context, p Person, name string) (Info, error) {
 func (g *reading) info(l *located, best *certified, label *share.Label) Info {
 	m := best.m
 	out := Info{Listed: g.view.listed(best, label), Manifest: m.Hash, Owner: m.Owner, Description: label.Description,
-		Policy: g.s.words(&m.Manifest, g.roster), Keep: int(m.Keep), Repair: "owner", Standby: m.Standby}
+		Policy: g.s.words(g.p, &m.Manifest, g.roster), Encoded: m.Policy, Keep: int(m.Keep), Repair: "owner", Standby: m.Standby}
 	if m.Repair == share.RepairQuorum {
 		out.Repair = "quorum"
 	}
@@ -120,7 +120,7 @@ func (s *Store) Plan(ctx context.Context, p Person, name string, size int, o Put
 		return PutResult{}, err
 	}
 	defer h.done()
-	if err := o.check(); err != nil {
+	if err := o.check(h.owner); err != nil {
 		return PutResult{}, err
 	}
 	ctx, cancel := within(ctx, o.Timeout)
@@ -145,7 +145,7 @@ func (d *dealing) plan() (PutResult, error) {
 	if err != nil {
 		return PutResult{}, err
 	}
-	out := PutResult{Name: d.h.name, ID: d.h.id, Gen: m.Gen, N: pl.n, K: pl.k, W: pl.w, Created: best == nil,
+	out := PutResult{Name: d.h.name, ID: d.h.id, Gen: m.Gen, N: pl.n, K: pl.k, W: pl.w, Created: best == nil, Policy: m.Policy,
 		Notes: append(pl.notes(d.o.W), where.notes...)}
 	for _, st := range pl.describe(where.seats) {
 		if st.State == "sent" {

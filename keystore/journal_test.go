@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"keymesh/crypto/key"
 	"keymesh/crypto/share"
@@ -164,7 +165,7 @@ func TestDigest(t *testing.T) {
 	}
 	gen := uint64(1)
 	options := []PutOptions{{}, {N: 5, K: 3}, {W: 4}, {Policy: []byte{1}}, {Labels: map[string]string{"a": "b"}}, {Description: "x"},
-		{TTL: 1e9}, {Keep: 1}, {RepairQuorum: true}, {AllowColocated: true}, {IfGen: &gen}, {IfAbsent: true}, {Holders: []key.NodeID{{1}}}}
+		{TTL: new(time.Duration)}, {TTL: new(time.Second)}, {Keep: new(0)}, {Keep: new(1)}, {Repair: new(uint8(share.RepairOwner))}, {Repair: new(uint8(share.RepairQuorum))}, {AllowColocated: true}, {IfGen: &gen}, {IfAbsent: true}, {Holders: []key.NodeID{{1}}}}
 	wishes := map[string]int{}
 	for i, o := range options {
 		w := string(o.wishes())

@@ -336,23 +336,23 @@ func forkError(a, b *certified) error {
 func expired(m *share.Manifest) bool { return m.Expires != 0 && unix() >= m.Expires }
 
 // words describes the policy of a manifest.
-func (s *Store) words(m *share.Manifest, r roster) string {
+func (s *Store) words(p Person, m *share.Manifest, r roster) string {
 	pol, err := policy.Parse(m.Policy)
 	if err != nil {
 		return "not readable by this version"
 	}
-	return pol.Words(s.namer(m, r))
+	return pol.Words(s.namer(p, m, r))
 }
 
-// namer names persons in words: by the names that people here gave them, else
-// by their nodes.
-func (s *Store) namer(m *share.Manifest, r roster) func(key.PersonPublic) string {
+// namer names persons in words: by the names that the one who asks gave them,
+// else by their nodes.
+func (s *Store) namer(me Person, m *share.Manifest, r roster) func(key.PersonPublic) string {
 	return func(p key.PersonPublic) string {
 		if p == m.Owner {
 			return "the owner"
 		}
-		if s.cfg.PersonName != nil {
-			if name := s.cfg.PersonName(p); name != "" {
+		if me.Names != nil {
+			if name := me.Names(p); name != "" {
 				return name
 			}
 		}

@@ -498,7 +498,7 @@ func (g *reading) join() (Recovered, error) {
 	g.s.touch(g.h.id, func(m *readerMark) *uint64 { return &m.LastRead })
 	name, _ := g.provenName()
 	return Recovered{Name: name, ID: g.h.id, Manifest: g.use.Hash, Gen: g.use.Gen, Value: value, Used: used,
-		Bad: g.badRows(), Policy: g.s.words(&g.use.Manifest, g.roster), Request: g.request.Hash, Approvals: g.approvals(), Receipt: g.receipt(used)}, nil
+		Bad: g.badRows(), Policy: g.s.words(g.p, &g.use.Manifest, g.roster), Request: g.request.Hash, Approvals: g.approvals(), Receipt: g.receipt(used)}, nil
 }
 
 func (g *reading) openWith(shares []shamir.Share) ([]byte, error) {

@@ -184,7 +184,7 @@ func (r *rehearsing) proven() []share.Seat {
 // result says what the rehearsal showed.
 func (r *rehearsing) result(name string) Rehearsal {
 	m := &r.use.Manifest
-	out := Rehearsal{Name: name, ID: m.ID, Manifest: r.use.Hash, Gen: m.Gen, K: int(m.K), N: m.N(), Policy: r.s.words(m, r.roster)}
+	out := Rehearsal{Name: name, ID: m.ID, Manifest: r.use.Hash, Gen: m.Gen, K: int(m.K), N: m.N(), Policy: r.s.words(r.p, m, r.roster)}
 	payloads := make(map[key.Hash]int)
 	for _, seat := range r.proven() {
 		st := r.seats[seat.Node]
@@ -220,7 +220,7 @@ func (r *rehearsing) judge(out *Rehearsal) {
 	alone := policy.Evidence{Owner: m.Owner, Signers: []key.PersonPublic{me}}
 	j := pol.Evaluate(alone)
 	out.Have, out.Need, out.Wait = j.Have, j.Need, time.Duration(j.Wait)*time.Second
-	out.Missing = pol.Missing(alone, r.s.namer(m, r.roster))
+	out.Missing = pol.Missing(alone, r.s.namer(r.p, m, r.roster))
 	all := policy.Evidence{Owner: m.Owner, Signers: []key.PersonPublic{me}, Operator: true}
 	for _, p := range pol.Approvers(m.Owner) {
 		if p == me {

@@ -32,8 +32,6 @@ type Config struct {
 	// wrong with it: then requests of others than the owner are denied
 	// (protocol.md section 5). It is cheap. nil: the clock is trusted.
 	Clock func() string
-	// PersonName returns what people here call a person, or "". It may be nil.
-	PersonName func(key.PersonPublic) string
 	// Log may be nil: nothing is logged. Secrets, names and rows never are.
 	Log *slog.Logger
 }

@@ -60,6 +60,9 @@ type Person struct {
 	Key  key.PersonPrivate
 	// Recovery is the public recovery key of the default policy.
 	Recovery key.PersonPublic
+	// Names returns what this person calls others, or "": policies are said to
+	// the person in these names. nil: no names.
+	Names func(key.PersonPublic) string
 }
 
 // PutOptions are the wishes of a put. Zero values mean the defaults.
@@ -69,9 +72,9 @@ type PutOptions struct {
 	Policy         []byte            // encoded policy; nil: the previous generation's, or the default
 	Labels         map[string]string // nil: keep the previous generation's
 	Description    string
-	TTL            time.Duration // 0: never expires
-	Keep           int
-	RepairQuorum   bool
+	TTL            *time.Duration // 0: never expires; nil: as long as the previous generation was to live, or for ever
+	Keep           *int           // nil: as many as the previous generation, or none
+	Repair         *uint8         // of package share; nil: as for the previous generation, or by the owner
 	AllowColocated bool
 	New            bool    // put although silent holders might have an older one
 	Force          bool    // pass pendings with a higher generation
@@ -102,6 +105,7 @@ type PutResult struct {
 	N, K, W, Acked int
 	Seats          []SeatState
 	Notes          []string // consequences in words: lowered w, colocated seats
+	Policy         []byte   // encoded
 	Created        bool     // first generation
 }
 
@@ -204,6 +208,7 @@ type Info struct {
 	Owner       key.PersonPublic
 	Description string
 	Policy      string // in words
+	Encoded     []byte // the policy
 	Keep        int
 	Repair      string // owner or quorum
 	Seats       []SeatState

@@ -22,14 +22,22 @@ type Pending struct {
 // Request is a request as a person sees it: one of their own, or one that waits
 // for their word.
 type Request struct {
-	Request   string   `json:"request"`
-	Words     []string `json:"words"`          // six, to compare by phone
-	ID        string   `json:"id"`             // of the secret
-	Name      string   `json:"name,omitempty"` // proven against ID; else absent
-	Gen       uint64   `json:"gen,omitempty"`  // absent: the latest
-	Owner     string   `json:"owner"`
-	Requester string   `json:"requester"`
-	Reason    string   `json:"reason,omitempty"` // the requester's words
+	Request string   `json:"request"`
+	Words   []string `json:"words"`          // six, to compare by phone
+	ID      string   `json:"id"`             // of the secret
+	Name    string   `json:"name,omitempty"` // proven against ID; else absent
+	Gen     uint64   `json:"gen,omitempty"`  // absent: the latest
+	// Verb is what is asked for: recover, policy (to change it) or delete.
+	Verb string `json:"verb"`
+	// Change is, for the verb policy, the new policy in words, proven against
+	// the request; absent: not known here.
+	Change    string `json:"change,omitempty"`
+	Owner     string `json:"owner"`
+	Requester string `json:"requester"`
+	// OwnerName and By are what this person calls the owner and the requester.
+	OwnerName string `json:"owner_name,omitempty"`
+	By        string `json:"by,omitempty"`
+	Reason    string `json:"reason,omitempty"` // the requester's words
 	// State is one of: open, vetoed, withdrawn, released, expired.
 	State    string    `json:"state"`
 	Created  time.Time `json:"created"`
@@ -47,6 +55,7 @@ type Request struct {
 // Said is one person's signed word on a request.
 type Said struct {
 	Person string `json:"person"`
+	Name   string `json:"name,omitempty"` // what this person calls them
 	Denied bool   `json:"denied"`
 	Note   string `json:"note,omitempty"`
 }

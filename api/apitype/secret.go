@@ -20,11 +20,14 @@ type PutRequest struct {
 	// Labels: absent keeps the previous generation's, {} removes them.
 	Labels      map[string]string `json:"labels,omitzero"`
 	Description string            `json:"description,omitempty"`
-	// TTL in seconds; 0: never expires.
-	TTL uint64 `json:"ttl,omitempty"`
-	// Keep is how many earlier generations stay recoverable.
-	Keep int `json:"keep,omitempty"`
-	// Repair is who may repair seats: "owner" (default) or "quorum".
+	// TTL in seconds; 0: never expires. Absent: as long as the previous
+	// generation was to live, or for ever.
+	TTL *uint64 `json:"ttl,omitempty"`
+	// Keep is how many earlier generations stay recoverable. Absent: the
+	// previous generation's, or none.
+	Keep *int `json:"keep,omitempty"`
+	// Repair is who may repair seats: "owner" or "quorum". Absent: the previous
+	// generation's, or the owner.
 	Repair string `json:"repair,omitempty"`
 	// AllowColocated lifts the limits on seats of one operator or zone.
 	AllowColocated bool `json:"allow_colocated,omitempty"`
@@ -37,8 +40,10 @@ type PutRequest struct {
 	DryRun bool `json:"dry_run,omitempty"`
 }
 
-// Policy is a clause of a policy. Exactly one field is set.
+// Policy is a policy in its text form (see package policy), a string in JSON, or
+// one clause, an object. Exactly one field is set.
 type Policy struct {
+	Text  string   `json:"-"` // not inside another clause
 	Any   []Policy `json:"any,omitempty"`
 	All   []Policy `json:"all,omitempty"`
 	KOf   *KOf     `json:"k_of,omitempty"`
@@ -95,6 +100,10 @@ type PutResult struct {
 	Notes    []string `json:"notes,omitempty"` // consequences in words
 	Created  bool     `json:"created"`
 	DryRun   bool     `json:"dry_run,omitempty"`
+	Policy   string   `json:"policy,omitempty"` // in words
+	// Alone says of a dry run what each person whom the policy names could do
+	// without the others.
+	Alone []Alone `json:"alone,omitempty"`
 }
 
 // RecoverRequest is the body of POST /api/v1/secrets/{name}/recover.
@@ -161,7 +170,8 @@ type Info struct {
 	Manifest    string   `json:"manifest"`
 	Owner       string   `json:"owner"`
 	Description string   `json:"description,omitempty"`
-	Policy      string   `json:"policy"` // in words
+	Policy      string   `json:"policy"`                // in words
+	PolicyText  string   `json:"policy_text,omitempty"` // as put takes it
 	Keep        int      `json:"keep"`
 	Repair      string   `json:"repair"` // owner or quorum
 	Seats       []Seat   `json:"seats"`

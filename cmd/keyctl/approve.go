@@ -39,7 +39,7 @@ func (a *app) pending(ctx context.Context) error {
 	if a.json() {
 		return a.printJSON(apitype.Requests{Items: items})
 	}
-	t := newTable("ID", "STATE", "SECRET", "BY", "APPROVALS", "YOURS", "EXPIRES", "REASON")
+	t := newTable("ID", "STATE", "ASKS TO", "SECRET", "BY", "APPROVALS", "YOURS", "EXPIRES", "REASON")
 	for _, r := range items {
 		yours := "may approve"
 		switch {
@@ -52,9 +52,36 @@ func (a *app) pending(ctx context.Context) error {
 		case !r.Approver:
 			yours = "told"
 		}
-		t.row(short(r.Request), r.State, dash(r.Name), short(r.Requester), fmt.Sprintf("%d of %d", r.Have, r.Need), yours, when(r.Expires, "-"), dash(bounded(r.Reason)))
+		t.row(short(r.Request), r.State, r.Verb, dash(r.Name), whose(r.By, short(r.Requester)), fmt.Sprintf("%d of %d", r.Have, r.Need), yours, when(r.Expires, "-"), dash(bounded(r.Reason)))
 	}
 	return t.writeTo(a)
+}
+
+// whose is a person's name, or the key where there is none.
+func whose(name, key string) string {
+	if name != "" {
+		return name
+	}
+	return key
+}
+
+// named is a person's name with the key.
+func named(name, key string) string {
+	if name == "" {
+		return key
+	}
+	return name + " (" + key + ")"
+}
+
+// asksTo says a request's verb.
+func asksTo(verb string) string {
+	switch verb {
+	case "policy":
+		return "change who may recover it"
+	case "delete":
+		return "delete it"
+	}
+	return "recover it"
 }
 
 // short is enough of an id to tell it from others.
@@ -144,22 +171,27 @@ func (a *app) showRequest(r apitype.Request) {
 	var b strings.Builder
 	fact(&b, "request", "%s", r.Request)
 	fact(&b, "secret", "%s", name)
-	fact(&b, "asked by", "%s", r.Requester)
+	fact(&b, "asks to", "%s", asksTo(r.Verb))
+	if r.Verb == "policy" {
+		fact(&b, "new policy", "%s", whose(r.Change, "not shown: it did not come with the request; ask the requester"))
+	}
+	fact(&b, "owner", "%s", named(r.OwnerName, r.Owner))
+	fact(&b, "asked by", "%s", named(r.By, r.Requester))
 	fact(&b, "reason", "%s", dash(r.Reason))
 	fact(&b, "state", "%s, %d of %d approvals", r.State, r.Have, r.Need)
 	fact(&b, "expires", "%s", when(r.Expires, "never"))
 	fact(&b, "words", "%s", strings.Join(r.Words, " "))
 	for _, s := range r.Said {
-		fact(&b, "said", "%s: %s %s", s.Person, map[bool]string{true: "denied", false: "approved"}[s.Denied], s.Note)
+		fact(&b, "said", "%s: %s %s", named(s.Name, s.Person), map[bool]string{true: "denied", false: "approved"}[s.Denied], s.Note)
 	}
 	fmt.Fprint(a.stderr, b.String())
 }
 
 const pollEvery = 2 * time.Second
 
-// awaitRecover repeats a recovery until nothing is missing or wait is over, and
-// says on standard error what has changed.
-func (a *app) awaitRecover(ctx context.Context, wait time.Duration, once func(context.Context) (apitype.Recovered, error)) (apitype.Recovered, error) {
+// awaitPending repeats a recovery or a put until nothing is missing or wait is
+// over, and says on standard error what has changed.
+func awaitPending[T any](ctx context.Context, a *app, wait time.Duration, once func(context.Context) (T, error)) (T, error) {
 	end := time.Now().Add(wait)
 	last := ""
 	for {

@@ -500,13 +500,20 @@ func (f *fakeNode) list(q url.Values) apitype.Page {
 	return page
 }
 
+func keep(r apitype.PutRequest) int {
+	if r.Keep == nil {
+		return 0
+	}
+	return *r.Keep
+}
+
 func (f *fakeNode) info(name string) (any, *apitype.Problem) {
 	s, p := f.find(name, 0)
 	if p != nil {
 		return nil, p
 	}
 	out := apitype.Info{Listed: f.listed(name, s), Manifest: strings.Repeat("ab", 32), Owner: "person-" + strings.Repeat("p", 52), Policy: "the owner, or the recovery code after 24h",
-		Keep: s.req.Keep, Repair: "owner", Seats: f.seats(func(n string) string {
+		Keep: keep(s.req), Repair: "owner", Seats: f.seats(func(n string) string {
 			if f.offline[n] {
 				return "unreachable"
 			}

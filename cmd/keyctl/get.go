@@ -64,7 +64,7 @@ func (a *app) get(ctx context.Context, name string, f getFlags) error {
 	if err != nil {
 		return err
 	}
-	res, err := a.awaitRecover(ctx, f.wait, func(ctx context.Context) (apitype.Recovered, error) {
+	res, err := awaitPending(ctx, a, f.wait, func(ctx context.Context) (apitype.Recovered, error) {
 		ctx, cancel := a.within(ctx)
 		defer cancel()
 		return node.Recover(ctx, name, apitype.RecoverRequest{Gen: f.gen, Manifest: f.manifest, Reason: f.reason})

@@ -1,12 +1,11 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
-	"io"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -22,6 +21,8 @@ type putFlags struct {
 	cas                            uint64
 	ifAbsent, force, fresh         bool
 	colocated, dryRun, casIsWanted bool
+	keepIsWanted                   bool
+	wait                           time.Duration
 }
 
 const putLong = `Put stores the bytes of standard input, of --from FILE, or of what is typed twice
@@ -30,10 +31,18 @@ At most 1,048,575 bytes; the value never stands on the command line.
 
 It returns once w seats have it on disk, and exits 12 when a write is in doubt:
 that write completes or dies by itself, and running the same put again goes on
-with it. A put of a name that exists is its next generation.`
+with it. A put of a name that exists is its next generation; policy, labels,
+--ttl, --keep and --repair stay as they were unless they are given (--ttl 0 and
+--keep 0 end them).
+
+--policy FILE says who may recover it (help policy). Another policy than before
+needs the consent of those whom the old one names. Where the owner's word is not
+enough, put exits 5 with a request for them to approve; --wait, or the same put
+again, goes on with it.`
 
 const putExample = `  printf %s "$PASSWORD" | keyctl put demo/db
   keyctl put ca/root-key --from root.pem -n 7 -k 4
+  keyctl put demo/db --policy team.toml --from new.txt --wait 10m
   keyctl put demo/db --dry-run
   keyctl put demo/db --cas 3 --from new.txt`
 
@@ -48,7 +57,7 @@ func (a *app) putCommand() *cobra.Command {
 		Args:              exactArgs(1, "keyctl put NAME; the value comes from standard input, --from FILE or a prompt"),
 		ValidArgsFunction: a.completeName,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			f.casIsWanted = cmd.Flags().Changed("cas")
+			f.casIsWanted, f.keepIsWanted = cmd.Flags().Changed("cas"), cmd.Flags().Changed("keep")
 			return a.put(cmd.Context(), args[0], f)
 		},
 	}
@@ -58,9 +67,9 @@ func (a *app) putCommand() *cobra.Command {
 	fl.IntVarP(&f.k, "threshold", "k", 0, "how many of them bring the secret back")
 	fl.IntVarP(&f.w, "write-quorum", "w", 0, "on how many disks it must be before put returns (default n - (n-k)/2)")
 	fl.StringSliceVar(&f.to, "to", nil, "`NODE,...` to hold it, instead of placement")
-	fl.StringVar(&f.policy, "policy", "", "`FILE` with the policy as JSON: who may recover it")
+	fl.StringVar(&f.policy, "policy", "", "`FILE` with the policy: who may recover it (help policy); - is standard input, with --from")
 	fl.StringArrayVar(&f.labels, "label", nil, "label `KEY=VALUE`; may be repeated")
-	fl.StringVar(&f.ttl, "ttl", "", "`SPAN` after which it expires, such as 12h or 30d")
+	fl.StringVar(&f.ttl, "ttl", "", "`SPAN` after which it expires, such as 12h or 30d; 0: never")
 	fl.Uint64Var(&f.cas, "cas", 0, "only if the current generation is `V`")
 	fl.BoolVar(&f.ifAbsent, "if-absent", false, "only if there is none")
 	fl.IntVar(&f.keep, "keep", 0, "how many earlier generations stay readable")
@@ -68,14 +77,15 @@ func (a *app) putCommand() *cobra.Command {
 	fl.BoolVar(&f.force, "force", false, "pass writes of others that are pending")
 	fl.BoolVar(&f.fresh, "new", false, "put although silent holders might have an older one")
 	fl.BoolVar(&f.colocated, "allow-colocated", false, "allow several seats in one operator's or zone's hands")
-	fl.BoolVar(&f.dryRun, "dry-run", false, "show where it would be placed, store nothing")
+	fl.BoolVar(&f.dryRun, "dry-run", false, "show where it would be placed and what the policy means, store nothing")
+	fl.DurationVar(&f.wait, "wait", 0, "wait for `SPAN`, such as 10m, for the consent to another policy")
 	fl.SortFlags = false
 	_ = cmd.RegisterFlagCompletionFunc("to", a.completePeer) // the flag exists
 	return cmd
 }
 
 func (a *app) put(ctx context.Context, name string, f putFlags) error {
-	req, cond, err := f.request(ctx)
+	req, cond, err := a.putRequest(ctx, f)
 	if err != nil {
 		return err
 	}
@@ -87,9 +97,15 @@ func (a *app) put(ctx context.Context, name string, f putFlags) error {
 		return err
 	}
 	defer clear(req.Value)
-	ctx, cancel := a.within(ctx)
-	defer cancel()
-	res, err := node.Put(ctx, name, req, cond)
+	res, err := awaitPending(ctx, a, f.wait, func(ctx context.Context) (apitype.PutResult, error) {
+		ctx, cancel := a.within(ctx)
+		defer cancel()
+		return node.Put(ctx, name, req, cond)
+	})
+	var pend *client.Pending
+	if errors.As(err, &pend) {
+		return putPending(name, pend)
+	}
 	if err != nil {
 		return writeError("cannot store "+quoted(name), "keyctl put "+shellWord(name), err)
 	}
@@ -122,12 +138,23 @@ func (a *app) putValue(ctx context.Context, node *client.Client, name string, f 
 	return a.readValue(ctx, name, f.from)
 }
 
-// request checks what can be checked here and makes the body without its value.
-func (f putFlags) request(ctx context.Context) (apitype.PutRequest, client.PutConditions, error) {
+// putPending is a change of policy that waits for consent.
+func putPending(name string, p *client.Pending) error {
+	return &failure{exit: apitype.ExitQuorum, what: "cannot store " + quoted(name) + " under another policy yet", why: printable(p.Error()),
+		details: []string{"request " + short(p.Request), "words " + printable(strings.Join(p.Words, " ")), printable(pendingLine(p.Pending))},
+		hint:    "those who are asked see it with keyctl pending; the same put again goes on with it until " + when(p.Expires, "it ends") + ", or put --wait 10m"}
+}
+
+// putRequest checks what can be checked here and makes the body without its
+// value.
+func (a *app) putRequest(ctx context.Context, f putFlags) (apitype.PutRequest, client.PutConditions, error) {
 	var cond client.PutConditions
 	req := apitype.PutRequest{
-		N: f.n, K: f.k, W: f.w, Holders: f.to, Keep: f.keep, Repair: f.repair,
+		N: f.n, K: f.k, W: f.w, Holders: f.to, Repair: f.repair,
 		AllowColocated: f.colocated, New: f.fresh, Force: f.force, DryRun: f.dryRun,
+	}
+	if f.keepIsWanted {
+		req.Keep = &f.keep
 	}
 	if err := f.check(); err != nil {
 		return req, cond, err
@@ -142,15 +169,17 @@ func (f putFlags) request(ctx context.Context) (apitype.PutRequest, client.PutCo
 		}
 		req.Labels[k] = v
 	}
-	if f.ttl != "" {
+	if f.ttl == "0" {
+		req.TTL = new(uint64)
+	} else if f.ttl != "" {
 		d, err := parseSpan(f.ttl)
 		if err != nil {
 			return req, cond, usage("--ttl: "+err.Error(), "keyctl put NAME --ttl 30d")
 		}
-		req.TTL = uint64(d.Seconds())
+		req.TTL = new(uint64(d.Seconds()))
 	}
 	if f.policy != "" {
-		p, err := readPolicy(ctx, f.policy)
+		p, err := a.readPolicy(ctx, f.policy)
 		if err != nil {
 			return req, cond, err
 		}
@@ -181,32 +210,12 @@ func (f putFlags) check() error {
 		return usage("--repair is owner or quorum", help)
 	case f.casIsWanted && f.cas == 0:
 		return usage("generations count from 1, so --cas 0 can never hold", "--if-absent puts only when there is none")
+	case f.policy == "-" && f.from == "":
+		return usage("the value and the policy cannot both come from standard input", "--from FILE for the value, or --policy FILE")
 	case f.ifAbsent && f.casIsWanted:
 		return usage("--cas and --if-absent exclude each other", "use one of the two")
 	}
 	return nil
-}
-
-// readPolicy reads a policy file: one clause in JSON, as the API takes it.
-func readPolicy(ctx context.Context, path string) (*apitype.Policy, error) {
-	const hint = `{"any": [{"owner": true}, {"k_of": {"k": 2, "of": [{"key": "person-..."}, {"key": "person-..."}]}}]}`
-	data, err := readValueFile(ctx, path)
-	if err != nil {
-		return nil, err
-	}
-	var p apitype.Policy
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.DisallowUnknownFields()
-	err = dec.Decode(&p)
-	if err == nil {
-		if _, more := dec.Token(); more != io.EOF {
-			err = fmt.Errorf("something follows the policy")
-		}
-	}
-	if err != nil {
-		return nil, &failure{exit: apitype.ExitLocal, what: "cannot use the policy in " + printable(path), why: bounded(err.Error()), hint: "for example: " + hint}
-	}
-	return &p, nil
 }
 
 // putProgress shows how each holder took its seat, to a person who watches.
@@ -232,7 +241,11 @@ func planText(res apitype.PutResult) string {
 	for i, s := range res.Seats {
 		t.row(fmt.Sprintf("  seat %d", i+1), dash(s.Name), "operator "+dash(s.Operator), "zone "+dash(s.Zone), s.Why)
 	}
-	return b.String() + t.text()
+	out := b.String() + t.text()
+	if res.Policy != "" {
+		out += "Who may recover it: " + printable(res.Policy) + "\n" + aloneText(res.Alone)
+	}
+	return out
 }
 
 func haveIt(n int) string {

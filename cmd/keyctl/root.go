@@ -57,7 +57,7 @@ func (a *app) rootCommand() *cobra.Command {
 	root.AddCommand(
 		a.putCommand(), a.getCommand(), a.lsCommand(), a.infoCommand(), a.rmCommand(), a.rehearseCommand(), a.pendingCommand(), a.approveCommand(), a.denyCommand(),
 		a.peerCommand(), a.statusCommand(), a.doctorCommand(), a.auditCommand(), a.benchCommand(),
-		a.kitCommand(), a.personCommand(),
+		a.kitCommand(), a.personCommand(), a.contactCommand(), a.policyCommand(),
 		a.whoamiCommand(), a.versionCommand(), a.completionCommand(),
 		a.exitCodesTopic(), a.topic("contexts", "How the node is found", contextsText), a.topic("json", "The shapes of -o json", jsonText),
 	)

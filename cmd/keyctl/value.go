@@ -30,9 +30,14 @@ func (a *app) readValue(ctx context.Context, name, from string) ([]byte, error) 
 }
 
 func readValueFile(ctx context.Context, path string) ([]byte, error) {
+	return readFile(ctx, path, "--from")
+}
+
+// readFile reads a file that a flag named.
+func readFile(ctx context.Context, path, flag string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, local("cannot read "+printable(path), err, "check the path given to --from")
+		return nil, local("cannot read "+printable(path), err, "check the path given to "+flag)
 	}
 	defer f.Close()
 	info, err := f.Stat()
@@ -40,7 +45,7 @@ func readValueFile(ctx context.Context, path string) ([]byte, error) {
 		err = errors.New("it is a directory")
 	}
 	if err != nil {
-		return nil, local("cannot read "+printable(path), err, "check the path given to --from")
+		return nil, local("cannot read "+printable(path), err, "check the path given to "+flag)
 	}
 	return readAtMost(ctx, f, printable(path))
 }

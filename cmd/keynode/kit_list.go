@@ -107,13 +107,13 @@ func (l *lister) open(st *custody.State) (*share.SignedManifest, *share.Label) {
 // asBefore are the options that store a secret again in the shape it had, under
 // another policy.
 func (d *daemon) asBefore(m *share.Manifest, label *share.Label, pol []byte) keystore.PutOptions {
-	o := keystore.PutOptions{N: m.N(), K: int(m.K), W: int(m.W), Policy: pol, Keep: int(m.Keep), Description: label.Description,
-		Labels: map[string]string{}, RepairQuorum: m.Repair == share.RepairQuorum, AllowColocated: d.colocated(m)}
+	o := keystore.PutOptions{N: m.N(), K: int(m.K), W: int(m.W), Policy: pol, Keep: new(int(m.Keep)), Description: label.Description,
+		Labels: map[string]string{}, TTL: new(time.Duration), Repair: new(m.Repair), AllowColocated: d.colocated(m)}
 	for _, kv := range label.Labels {
 		o.Labels[kv[0]] = kv[1]
 	}
 	if m.Expires != 0 {
-		o.TTL = max(time.Until(time.Unix(int64(m.Expires), 0)), time.Minute)
+		*o.TTL = max(time.Until(time.Unix(int64(m.Expires), 0)), time.Minute)
 	}
 	return o
 }

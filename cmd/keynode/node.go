@@ -49,6 +49,8 @@ type daemon struct {
 	rotating  atomic.Pointer[string] // the same of a rotation of recovery keys
 	rotations chan struct{}          // there is a new one; one buffered
 
+	contacts *contacts
+
 	listener net.Listener // of the mesh; nil when the node only dials
 	accept   lateBool
 	started  time.Time
@@ -74,6 +76,7 @@ func (d *daemon) open() (err error) {
 	if d.db, err = storage.Open(d.dir, (*[32]byte)(d.id.StorageKey), storage.Options{MaxBytes: int64(d.cfg.StorageMax), Log: d.log}); err != nil {
 		return fmt.Errorf("opening the store: %w", err)
 	}
+	d.contacts = newContacts(d.db)
 	if err := d.openAudit(); err != nil {
 		return err
 	}

@@ -26,7 +26,7 @@ func (d *daemon) wireAPI() error {
 	}
 	var err error
 	d.api, err = api.New(api.Config{
-		Secrets: d.keys, Requests: d.keys, Mesh: d, Persons: d.person, Identities: d, Audit: d, Log: d.log, Token: token, Hosts: hosts,
+		Secrets: d.keys, Requests: d.keys, Mesh: d, Persons: d.person, Identities: d, Contacts: d, Audit: d, Log: d.log, Token: token, Hosts: hosts,
 		Version: versionInfo(),
 	})
 	return err

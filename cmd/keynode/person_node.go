@@ -26,7 +26,9 @@ func (d *daemon) person(name string) (keystore.Person, bool) {
 		return keystore.Person{}, false
 	}
 	_, recovery := d.id.recovery(i)
-	return keystore.Person{Name: d.id.Persons[i].Name, Key: d.id.Persons[i].Key, Recovery: *recovery}, true
+	me := d.id.Persons[i].Key.Public()
+	names := func(k key.PersonPublic) string { return d.personName(me, k) }
+	return keystore.Person{Name: d.id.Persons[i].Name, Key: d.id.Persons[i].Key, Recovery: *recovery, Names: names}, true
 }
 
 // find returns the index of a person by name or key in text form; "" is the

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"maps"
+	"math"
 	"slices"
 
 	"keymesh/crypto/key"
@@ -138,31 +139,60 @@ func (c *clause) runs(e Evidence) bool {
 // wait lets time pass until nothing is missing. Each round ends one delay at
 // least, and a delay inside a clause goes before those beside the clause.
 func (c *clause) wait(e Evidence) (total uint64) {
-	e.Waited = maps.Clone(e.Waited)
-	if e.Waited == nil {
-		e.Waited = map[int]uint64{}
-	}
+	e.Waited = e.waited()
 	for {
 		if best, ok := c.best(e, soonest); !ok || best.lacks > 0 {
 			return 0
 		} else if best.done() {
 			return total
 		}
-		running := slices.DeleteFunc(c.timers(e), func(t Timer) bool { return t.Left() == 0 })
-		if len(running) == 0 {
+		step := c.pass(e, math.MaxUint64)
+		if step == 0 {
 			return 0
-		}
-		step := slices.MinFunc(running, func(a, b Timer) int {
-			if a.Left() < b.Left() {
-				return -1
-			}
-			return 1
-		}).Left()
-		for _, t := range running {
-			e.Waited[t.Leaf] = t.Waited + step
 		}
 		total += step
 	}
+}
+
+// After is the evidence once so many seconds have passed at a holder and nobody
+// signed, confirmed or objected meanwhile.
+func (p *Policy) After(e Evidence, seconds uint64) Evidence {
+	e.Waited = e.waited()
+	c := p.number(e.Owner)
+	for seconds > 0 {
+		step := c.pass(e, seconds)
+		if step == 0 {
+			break
+		}
+		seconds -= step
+	}
+	return e
+}
+
+// waited is a copy that may be changed.
+func (e Evidence) waited() map[int]uint64 {
+	out := maps.Clone(e.Waited)
+	if out == nil {
+		out = map[int]uint64{}
+	}
+	return out
+}
+
+// pass lets time pass until the next delay is over, but at most so many
+// seconds, and returns how many those were: 0 when no delay runs.
+func (c *clause) pass(e Evidence, most uint64) uint64 {
+	running := slices.DeleteFunc(c.timers(e), func(t Timer) bool { return t.Left() == 0 })
+	if len(running) == 0 {
+		return 0
+	}
+	step := most
+	for _, t := range running {
+		step = min(step, t.Left())
+	}
+	for _, t := range running {
+		e.Waited[t.Leaf] = t.Waited + step
+	}
+	return step
 }
 
 func (p *Policy) keyOr(owner key.PersonPublic) key.PersonPublic {

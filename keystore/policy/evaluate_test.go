@@ -255,7 +255,7 @@ func TestExplain(t *testing.T) {
   all of (2 of (ann, bob, carl), a delay of 1 h (veto: owner)): missing 1 more of (ann, bob) and a delay of 1 h (veto: owner)
   all of (carl, the holder's operator): missing the holder's operator`,
 	} {
-		x := p.Explain(c["owner"], c.keys(as), c.name)
+		x := p.Explain(Evidence{Owner: c["owner"], Signers: c.keys(as)}, c.name)
 		if got := x.String(); got != want {
 			t.Errorf("%s:\n%s", as, got)
 		}
@@ -263,7 +263,7 @@ func TestExplain(t *testing.T) {
 			t.Errorf("%s: idle %v", as, x.Idle)
 		}
 	}
-	if x := Key(c["ann"]).Explain(c["owner"], c.keys("owner"), c.name); x.OK || len(x.Ways) != 1 || x.Ways[0].Words != "ann" || len(x.Idle) != 1 {
+	if x := Key(c["ann"]).Explain(Evidence{Owner: c["owner"], Signers: c.keys("owner")}, c.name); x.OK || len(x.Ways) != 1 || x.Ways[0].Words != "ann" || len(x.Idle) != 1 {
 		t.Errorf("%+v", x)
 	}
 }

@@ -28,26 +28,55 @@ type Way struct {
 	Veto    []string // who may stop it meanwhile, in words
 }
 
-// Explain says what the persons could do if all of them signed a request and
-// no operator had confirmed it yet. name is that of [Policy.Words].
-func (p *Policy) Explain(owner key.PersonPublic, as []key.PersonPublic, name func(key.PersonPublic) string) Explanation {
-	e := Evidence{Owner: owner, Signers: as}
+// Explain says what the evidence would do: the persons that would sign, the
+// operator that would confirm, the time that would pass (see [Policy.After]).
+// name is that of [Policy.Words].
+func (p *Policy) Explain(e Evidence, name func(key.PersonPublic) string) Explanation {
 	out := Explanation{Verdict: p.Evaluate(e)}
 	out.Missing = p.Missing(e, name)
 	ways := []*Policy{p}
 	if p.kind == kindAny {
 		ways = p.subs
 	}
-	for _, w := range ways {
-		out.Ways = append(out.Ways, w.explain(e, name))
+	for i, w := range ways {
+		out.Ways = append(out.Ways, w.explain(e.below(p, i), name))
 	}
-	counts := p.Approvers(owner)
-	for _, k := range as {
+	counts := p.Approvers(e.Owner)
+	for _, k := range e.Signers {
 		if !slices.Contains(counts, k) && !slices.Contains(out.Idle, k) {
 			out.Idle = append(out.Idle, k)
 		}
 	}
 	return out
+}
+
+// below is the evidence for one clause of a gate alone: delays are numbered from
+// the clause that is judged.
+func (e Evidence) below(gate *Policy, at int) Evidence {
+	if gate.kind != kindAny || len(e.Waited) == 0 {
+		return e
+	}
+	first := 1
+	for _, s := range gate.subs[:at] {
+		first += s.size()
+	}
+	waited := map[int]uint64{}
+	for n, w := range e.Waited {
+		if n >= first {
+			waited[n-first] = w
+		}
+	}
+	e.Waited = waited
+	return e
+}
+
+// size is the number of nodes.
+func (p *Policy) size() int {
+	n := 1
+	for _, s := range p.subs {
+		n += s.size()
+	}
+	return n
 }
 
 func (p *Policy) explain(e Evidence, name func(key.PersonPublic) string) Way {

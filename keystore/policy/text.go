@@ -47,6 +47,12 @@ const CodeName = "code"
 // wrap [ErrText], or [ErrPolicy] for a policy that makes no sense, and say the
 // line.
 func ParseTOML(text []byte, person func(petname string) (key.PersonPublic, error)) (*Policy, error) {
+	return ParseTOMLOf(text, nobody(), person)
+}
+
+// ParseTOMLOf is [ParseTOML] for the secrets of one owner: it refuses what
+// [Policy.CheckOwner] refuses.
+func ParseTOMLOf(text []byte, owner key.PersonPublic, person func(petname string) (key.PersonPublic, error)) (*Policy, error) {
 	ways, err := readWays(text)
 	if err != nil {
 		return nil, err
@@ -69,7 +75,7 @@ func ParseTOML(text []byte, person func(petname string) (key.PersonPublic, error
 	if len(clauses) == 1 {
 		p = clauses[0]
 	}
-	if r := p.judge(nobody(), func(k key.PersonPublic) string { return names[k] }); r != nil {
+	if r := p.judge(owner, func(k key.PersonPublic) string { return names[k] }); r != nil {
 		line := ways[0].line
 		if len(clauses) > 1 && r.way >= 0 {
 			line = ways[r.way].line
