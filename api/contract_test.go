@@ -209,7 +209,7 @@ func TestDocumentHasEveryMember(t *testing.T) {
 		"PutRequest": apitype.PutRequest{}, "Policy": apitype.Policy{}, "KOf": apitype.KOf{}, "Delay": apitype.Delay{}, "PutResult": apitype.PutResult{},
 		"RecoverRequest": apitype.RecoverRequest{}, "Recovered": apitype.Recovered{}, "DeleteResult": apitype.DeleteResult{},
 		"Listed": apitype.Listed{}, "Page": apitype.Page{}, "Margin": apitype.Margin{}, "Info": apitype.Info{},
-		"Version": apitype.Version{}, "Peer": apitype.Peer{}, "Peers": apitype.Peers{}, "InviteRequest": apitype.InviteRequest{},
+		"Version": apitype.Version{}, "Peer": apitype.Peer{}, "Peers": apitype.Peers{}, "InviteRequest": apitype.InviteRequest{}, "Removed": apitype.Removed{}, "Ping": apitype.Ping{},
 		"Invite": apitype.Invite{}, "Person": apitype.Person{}, "Storage": apitype.Storage{}, "AuditState": apitype.AuditState{}, "Check": apitype.Check{},
 		"Secrets": apitype.Secrets{}, "Status": apitype.Status{}, "State": state{},
 		"Contact": apitype.Contact{}, "Contacts": apitype.Contacts{}, "NewContact": apitype.NewContact{}, "PolicyTest": apitype.PolicyTest{},

@@ -17,8 +17,10 @@ import (
 	"maps"
 	"net"
 	"os"
+	"time"
 
 	"keymesh/api/apitype"
+	"keymesh/crypto/key"
 	"keymesh/keystore"
 )
 
@@ -45,6 +47,10 @@ type Mesh interface {
 	Ready(ctx context.Context) bool
 	// Invite makes a ticket. Defaults of the request are the node's to fill in.
 	Invite(ctx context.Context, r apitype.InviteRequest) (apitype.Invite, error)
+	// Remove takes membership away from a node for ever.
+	Remove(ctx context.Context, id key.NodeID) error
+	// Ping measures a round trip to a node.
+	Ping(ctx context.Context, id key.NodeID) (time.Duration, error)
 }
 
 // Config is what a [Server] needs. Secrets, Mesh and Persons are required.
@@ -137,6 +143,7 @@ func New(cfg Config) (*Server, error) {
 	maps.Copy(s.routes, s.contactEndpoints())
 	maps.Copy(s.routes, s.identityEndpoints())
 	maps.Copy(s.routes, s.requestEndpoints())
+	maps.Copy(s.routes, s.peerEndpoints())
 	maps.Copy(s.routes, s.jobEndpoints())
 	maps.Copy(s.routes, s.auditEndpoints())
 	return s, nil

@@ -106,6 +106,7 @@ type fakeMesh struct {
 	err     error
 	panic   any
 	invited apitype.InviteRequest
+	removed key.NodeID
 }
 
 func (f *fakeMesh) Status(context.Context) apitype.Mesh {
@@ -120,6 +121,16 @@ func (f *fakeMesh) Peers(context.Context) []apitype.Peer {
 		panic(f.panic)
 	}
 	return f.peers
+}
+
+func (f *fakeMesh) Remove(_ context.Context, id key.NodeID) error {
+	f.removed = id
+	return f.err
+}
+
+func (f *fakeMesh) Ping(_ context.Context, id key.NodeID) (time.Duration, error) {
+	f.removed = id
+	return 1500 * time.Microsecond, f.err
 }
 
 func (f *fakeMesh) Ready(context.Context) bool { return f.ready }

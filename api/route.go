@@ -88,6 +88,9 @@ func route(method, escaped string) (pattern, name string) {
 	if rest, ok := strings.CutPrefix(escaped, apitype.PathRequests+"/"); ok {
 		return routeRequest(rest)
 	}
+	if rest, ok := strings.CutPrefix(escaped, apitype.PathPeers+"/"); ok {
+		return routePeer(method, rest)
+	}
 	if rest, ok := strings.CutPrefix(escaped, apitype.PathJobs+"/"); ok {
 		return patternJob, rest
 	}
@@ -147,7 +150,7 @@ func (s *Server) parse(e endpoint, raw, pattern string, r *http.Request) (*reque
 		}
 		out.name = name
 	}
-	if strings.HasPrefix(pattern, patternRequest) || pattern == patternJob {
+	if strings.HasPrefix(pattern, patternRequest) || strings.HasPrefix(pattern, patternPeer) || pattern == patternJob {
 		out.name = raw
 	}
 	var p *apitype.Problem

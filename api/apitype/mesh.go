@@ -39,6 +39,18 @@ type Peers struct {
 	Items []Peer `json:"items"`
 }
 
+// Removed is the answer to DELETE /api/v1/peers/{id}: the node is no member any
+// more, which is on its way to all others.
+type Removed struct {
+	Node string `json:"node"`
+}
+
+// Ping is the answer to POST /api/v1/peers/{id}/ping.
+type Ping struct {
+	Node string  `json:"node"`
+	RTT  float64 `json:"rtt_ms"` // milliseconds
+}
+
 // InviteRequest is the body of POST /api/v1/peers/invites.
 type InviteRequest struct {
 	Operator string   `json:"operator,omitempty"` // default: this node's own

@@ -110,6 +110,8 @@ func wireCases(ctx context.Context, c *Client) map[string]wireCase {
 		"peers":   {func() error { _, err := c.Peers(ctx); return err }, "GET", "/api/v1/peers", nil, nil, ""},
 		"version": {func() error { _, err := c.Version(ctx); return err }, "GET", "/api/v1/version", nil, nil, ""},
 		"invite":  {func() error { _, err := c.Invite(ctx, apitype.InviteRequest{Operator: "o"}); return err }, "POST", "/api/v1/peers/invites", nil, nil, `{"operator":"o"}`},
+		"remove":  {func() error { _, err := c.RemovePeer(ctx, "node-x"); return err }, "DELETE", "/api/v1/peers/node-x", nil, nil, ``},
+		"ping":    {func() error { _, err := c.PingPeer(ctx, "node-x"); return err }, "POST", "/api/v1/peers/node-x/ping", nil, nil, ``},
 		"healthy": {func() error { return c.Healthy(ctx) }, "GET", "/healthz", nil, nil, ""},
 		"ready":   {func() error { return c.Ready(ctx) }, "GET", "/readyz", nil, nil, ""},
 	}

@@ -184,6 +184,12 @@ func fakeOp(r *http.Request) (op, name string) {
 		id, verb, _ := strings.Cut(rest, "/")
 		return verb, id
 	}
+	if id, ok := strings.CutPrefix(r.URL.Path, apitype.PathPeers+"/"); ok {
+		if id, ok := strings.CutSuffix(id, "/ping"); ok {
+			return "peer-ping", id
+		}
+		return "peer-remove", id
+	}
 	if id, ok := strings.CutPrefix(r.URL.Path, apitype.PathJobs+"/"); ok {
 		return "job", id
 	}
@@ -221,6 +227,10 @@ func (f *fakeNode) answer(w http.ResponseWriter, req fakeRequest, name string) {
 		op, _ := req.body["operator"].(string)
 		out = apitype.Invite{Ticket: "keymesh-ticket-abcdef", Operator: op, Roles: []string{"holder", "client"},
 			Expires: time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC), Issuer: nodeID("alpha"), Fingerprint: []string{"one", "two", "three"}}
+	case "peer-ping":
+		out = apitype.Ping{Node: name, RTT: 1.25}
+	case "peer-remove":
+		out = apitype.Removed{Node: name}
 	case "list":
 		out = f.list(req.query)
 	case "put":

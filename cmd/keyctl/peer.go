@@ -24,7 +24,7 @@ func (a *app) peerCommand() *cobra.Command {
 			return unknownWord("peer verb", args[0], []string{"ls", "info", "invite"}, "keyctl peer ")
 		},
 	}
-	cmd.AddCommand(a.peerLsCommand(), a.peerInfoCommand(), a.peerInviteCommand())
+	cmd.AddCommand(a.peerLsCommand(), a.peerInfoCommand(), a.peerInviteCommand(), a.peerRemoveCommand(), a.peerPingCommand())
 	return cmd
 }
 

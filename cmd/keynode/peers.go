@@ -2,11 +2,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
 	"keymesh/api"
 	"keymesh/api/apitype"
+	"keymesh/crypto/key"
 	"keymesh/crypto/share"
 	"keymesh/mesh"
 	"keymesh/mesh/roster"
@@ -161,6 +163,40 @@ func (d *daemon) Ready(context.Context) bool {
 	}
 	n, k, ok := share.DefaultShape(holders)
 	return ok && holders >= share.DefaultW(n, k)
+}
+
+// Remove implements api.Mesh.
+func (d *daemon) Remove(ctx context.Context, id key.NodeID) error {
+	switch {
+	case d.iss == nil:
+		return apitype.NewProblem(apitype.Unprocessable, "this node cannot remove others: it has no issuer key")
+	case id == d.id.Node.ID():
+		return apitype.NewProblem(apitype.Unprocessable, "a node does not remove itself")
+	case !d.isMember(id):
+		return apitype.NewProblem(apitype.NotFound, "the roster has no such node")
+	}
+	return d.node.Revoke(ctx, id)
+}
+
+// Ping implements api.Mesh.
+func (d *daemon) Ping(ctx context.Context, id key.NodeID) (time.Duration, error) {
+	if id == d.id.Node.ID() {
+		return 0, apitype.NewProblem(apitype.Unprocessable, "this is the node itself")
+	}
+	rtt, err := d.node.Ping(ctx, id)
+	switch {
+	case err == nil:
+		return rtt, nil
+	case errors.Is(err, mesh.ErrUnknownNode):
+		return 0, apitype.NewProblem(apitype.NotFound, "the roster has no such node")
+	case ctx.Err() != nil || errors.Is(err, context.DeadlineExceeded):
+		return 0, apitype.NewProblem(apitype.Timeout, "no answer in time")
+	}
+	return 0, apitype.NewProblem(apitype.Quorum, "it cannot be reached: %.200s", err)
+}
+
+func (d *daemon) isMember(id key.NodeID) bool {
+	return slices.ContainsFunc(d.node.Members(), func(m mesh.Member) bool { return m.ID == id })
 }
 
 // Invite implements api.Mesh.
