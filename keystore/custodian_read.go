@@ -208,8 +208,8 @@ func (c *custodian) decide(ctx context.Context, a arrival, known key.Hash) (*sto
 		}
 	}
 	reply := &custody.RecoverReply{Outcome: outcome, Why: bounded(why)}
-	if cur := d.state.current(); cur == nil || cur.Hash != known {
-		reply.State = d.state.brief(d.state.rowState())
+	if cur := d.state.current(); cur == nil || cur.Hash != known || outcome == custody.Refused {
+		reply.State = d.state.brief(d.state.rowState()) // a refusal too says whether something is newer
 	}
 	reply.Progress = d.progress // with a release too: its words go into the receipt
 	if outcome == custody.OK {

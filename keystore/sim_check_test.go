@@ -1,0 +1,391 @@
+package keystore
+
+import (
+	"fmt"
+	"slices"
+
+	"keymesh/crypto/key"
+	"keymesh/crypto/share"
+)
+
+// The oracle: it sees all disks and every word that was given.
+
+// promised notes a receipt that an honest node has given.
+func (s *sim) promised(n *simNode, m *version) {
+	d := s.byHash[m.Hash]
+	if n.liar || d.promises[n.id] {
+		return
+	}
+	if s.buriedAt(n, m.Gen) {
+		s.broken("%s promises generation %d, which is deleted there", n.name(), m.Gen)
+	}
+	for _, o := range s.deals {
+		if o != d && o.Gen == d.Gen && o.promises[n.id] && !s.maybeDeleted(o.Gen) {
+			s.broken("%s gave two receipts for generation %d", n.name(), d.Gen)
+		}
+	}
+	d.promises[n.id] = true
+}
+
+func (s *sim) buriedAt(n *simNode, gen uint64) bool { return n.disk.covered(gen) }
+
+// certifiable: a certificate of d exists, or could be made of receipts that
+// were given and of what liars sign.
+func (s *sim) certifiable(d *simDeal) bool {
+	gone := func(id key.NodeID) bool { return s.revoked[id] }
+	groups := []*simDeal{d}
+	for _, b := range append(groups, d.before...) {
+		need := int(d.W)
+		if b != d {
+			need = share.PrevNeed(&b.Manifest, gone)
+		}
+		for _, seat := range b.Seats {
+			if n := s.node(seat.Node); d.promises[seat.Node] || n.liar {
+				need--
+			}
+		}
+		if need > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// rows counts good rows of d on the disks that are left at honest nodes; old
+// says whether history counts.
+func (s *sim) rows(d *simDeal, old bool) int {
+	have := 0
+	for _, seat := range d.Seats {
+		n := s.node(seat.Node)
+		if n.liar || n.dead {
+			continue
+		}
+		e := n.disk.find(d.Hash)
+		if e == nil || !e.row || !old && slices.Contains(n.disk.history, e) {
+			continue
+		}
+		if row := n.recs[rowPlace(e)]; row != nil && d.CheckRow(seat, row) {
+			have++
+		}
+	}
+	return have
+}
+
+// disks counts the seats of d that may have said that it is on their disk: it is
+// there, or was; it has gone on from there; or its word counts for nothing.
+func (s *sim) disks(d *simDeal) int {
+	have := 0
+	for _, seat := range d.Seats {
+		n := s.node(seat.Node)
+		e := n.disk.find(d.Hash)
+		have += btoi(n.liar || n.dead || e != nil && e.row || n.disk.committedGen() > d.Gen || n.disk.floor.Gen > d.Gen || n.disk.covered(d.Gen))
+	}
+	return have
+}
+
+// verdict is what a writer was told.
+func (s *sim) verdict(d *simDeal, out *outcome) {
+	if out.ok {
+		if !s.certifiable(d) {
+			s.broken("generation %d is acknowledged without a certificate", d.Gen)
+		}
+		if d.never {
+			s.broken("generation %d is acknowledged after it was called not stored", d.Gen)
+		}
+		if have := s.disks(d); !out.overtaken && have < int(d.W) {
+			s.broken("generation %d is acknowledged on %d disks, not %d", d.Gen, have, d.W)
+		}
+		if !d.acked {
+			d.acked = true
+			s.acked = append(s.acked, d)
+		}
+	}
+	d.never = d.never || out.notStored
+	d.op.gen = d.Gen
+	s.note("generation %d: %s", d.Gen, simOutcome(out))
+}
+
+func simOutcome(out *outcome) string {
+	switch {
+	case out.ok && out.overtaken:
+		return "stored, and overtaken"
+	case out.ok:
+		return "stored"
+	case out.notStored:
+		return "not stored"
+	}
+	return fmt.Sprintf("in doubt (conflict %v, stale %v)", out.conflict, out.stale)
+}
+
+// returned is what a reader was given.
+func (s *sim) returned(o *simOp, h key.Hash) {
+	d := s.byHash[h]
+	switch {
+	case o.value != d.value:
+		s.broken("%v returns %q for generation %d, which is %q", o, o.value, d.Gen, d.value)
+	case d.Gen < o.floor:
+		s.broken("%v returns generation %d; %d was acknowledged before it began", o, d.Gen, o.floor)
+	case d.Gen <= o.buried:
+		s.broken("%v returns generation %d; all up to %d was deleted before it began", o, d.Gen, o.buried)
+	case d.never:
+		s.broken("%v returns generation %d, which was called not stored", o, d.Gen)
+	case !s.certifiable(d):
+		s.broken("%v returns generation %d, which nothing certifies", o, d.Gen)
+	}
+	d.read = true
+}
+
+// check holds after every step.
+func (s *sim) check() {
+	for _, d := range s.deals {
+		if s.maybeDeleted(d.Gen) {
+			continue
+		}
+		if d.acked {
+			s.recoverable(d)
+		}
+		if d.never && s.certifiable(d) {
+			s.broken("generation %d was called not stored and has a certificate", d.Gen)
+		}
+		s.alone(d)
+	}
+}
+
+// recoverable: what was acknowledged, or something above it, can be rebuilt from
+// the honest disks that are left; and what was before can not.
+func (s *sim) recoverable(d *simDeal) {
+	if !slices.ContainsFunc(s.deals, func(e *simDeal) bool {
+		return e.Gen >= d.Gen && s.rows(e, true) >= int(e.K) && s.certifiable(e)
+	}) {
+		s.broken("generation %d was acknowledged and is lost: %d rows are left", d.Gen, s.rows(d, true))
+	}
+	for _, b := range d.before {
+		if have := s.rows(b, false); have >= int(b.K) && s.plan.liars == 0 && len(s.revoked) == 0 {
+			s.broken("generation %d is acknowledged, and %d rows of generation %d are left", d.Gen, have, b.Gen)
+		}
+	}
+}
+
+// alone: no other manifest with a certificate stands where d stands. First puts
+// of a split mesh are W4's exception, and reported as a fork.
+func (s *sim) alone(d *simDeal) {
+	if d.Prev.IsZero() || !s.certifiable(d) {
+		return
+	}
+	for _, e := range s.deals {
+		if e.Gen > d.Gen || e.Gen == d.Gen && e == d || s.maybeDeleted(e.Gen) || !s.certifiable(e) || e == d.prev {
+			continue
+		}
+		switch {
+		case e.Gen == d.Gen:
+			s.broken("two certificates of generation %d", d.Gen)
+		case e.Prev == d.Prev && !slices.Contains(d.Force, e.Hash):
+			s.broken("generations %d and %d are both certified after the same one", e.Gen, d.Gen)
+		}
+	}
+}
+
+// forked: two first lines are certified, which only a split mesh or the death
+// of what was between makes.
+func (s *sim) forked() bool {
+	first := 0
+	for _, d := range s.deals {
+		if d.Prev.IsZero() && !s.maybeDeleted(d.Gen) && s.certifiable(d) && !slices.ContainsFunc(s.deals, func(e *simDeal) bool { return slices.Contains(e.Force, d.Hash) }) {
+			first++
+		}
+	}
+	return first > 1
+}
+
+// rest ends the faults that can end, and looks at what becomes of everything.
+func (s *sim) rest() {
+	s.note("---- the faults are over")
+	s.calm = true
+	s.heal()
+	for _, n := range s.nodes {
+		n.full = false
+		if n.dead {
+			s.revoked[n.id] = true
+		} else if !n.up {
+			n.start()
+		}
+	}
+	s.drain()
+	s.settleDown()
+	if s.forked() {
+		s.note("a fork")
+		return
+	}
+	s.readAll("at rest", false) // who finds receipts enough completes what nobody settles
+	s.settleDown()
+	first := s.readAll("at rest", true)
+	s.putMore(first)
+}
+
+// settleDown lets holders and finishers work until nothing changes.
+func (s *sim) settleDown() {
+	for range 12 {
+		before := s.changes
+		for _, n := range s.nodes {
+			if n.dead {
+				continue
+			}
+			places := n.store.finish.places(s.w.id)
+			slices.SortFunc(places, func(a, b share.Place) int { return slices.Compare(a.Sub[:], b.Sub[:]) })
+			for _, p := range places {
+				n.finishOne(p)
+				s.drain()
+			}
+			n.flush()
+			if n.liar {
+				continue
+			}
+			if c := n.mem.current(); c != nil {
+				for _, to := range s.fault.targets(c, n.id) {
+					n.passTo(c, to)
+				}
+			}
+			for _, t := range n.mem.tombs {
+				for _, to := range t.seats {
+					n.bury(t, to)
+				}
+			}
+			s.drain()
+		}
+		s.now += 60
+		if s.changes == before {
+			return
+		}
+	}
+	s.broken("the holders change for ever")
+}
+
+// readAll gets the value at every node. With same all must see the same.
+func (s *sim) readAll(when string, same bool) *simOp {
+	var first *simOp
+	for _, n := range s.nodes {
+		if n.dead || n.liar {
+			continue
+		}
+		o := s.start(n, "get")
+		s.drain()
+		switch {
+		case o.state == "error" && !s.enough():
+		case o.state != "value" && o.state != "none":
+			s.broken("%s %v ends with %q", when, o, o.state)
+		case first == nil:
+			first = o
+		case same && (o.state != first.state || o.gen != first.gen):
+			s.broken("%s %v ends with %s %d, %v with %s %d", when, first, first.state, first.gen, o, o.state, o.gen)
+		}
+	}
+	for _, d := range s.acked {
+		if first != nil && first.state == "none" && !s.maybeDeleted(d.Gen) {
+			s.broken("%s nothing is there; generation %d was acknowledged", when, d.Gen)
+		}
+	}
+	return first
+}
+
+// enough: there are honest seats enough to believe that nothing is newer. With
+// n of 2k or more, fewer may be left that still have k rows.
+func (s *sim) enough() bool {
+	acked := uint64(0)
+	for _, d := range s.acked {
+		acked = max(acked, d.Gen)
+	}
+	for _, d := range s.deals {
+		if d.Gen < acked || s.maybeDeleted(d.Gen) || !s.certifiable(d) {
+			continue
+		}
+		left := 0
+		for _, seat := range d.Seats {
+			n := s.node(seat.Node)
+			left += btoi(!n.dead && !n.liar)
+		}
+		if left < believed(&d.Manifest) {
+			return false
+		}
+	}
+	return true
+}
+
+// putMore: a plain put succeeds, whatever was left behind.
+func (s *sim) putMore(last *simOp) {
+	s.plan.badRows = false
+	up := 0
+	for _, n := range s.nodes {
+		up += btoi(!n.dead)
+	}
+	for _, shape := range s.plan.shapes {
+		if up < shape[1] {
+			return // there are no longer seats enough for every shape
+		}
+	}
+	if last == nil {
+		return
+	}
+	i := slices.IndexFunc(s.nodes, func(n *simNode) bool { return !n.dead && !n.liar })
+	o := s.start(s.nodes[i], "put")
+	s.drain()
+	if o.state != "acked" && s.blocked(s.deals[len(s.deals)-1]) {
+		s.note("it cannot be stored before something is settled")
+		return
+	}
+	if o.state != "acked" || o.gen <= last.gen {
+		s.broken("at rest a put after generation %d ends with %q, generation %d", last.gen, o.state, o.gen)
+	}
+	s.settleDown()
+	if r := s.readAll("after the last put", true); r != nil && r.gen != o.gen {
+		s.broken("after the last put of generation %d a get returns %d", o.gen, r.gen)
+	}
+}
+
+// blocked: liars may stop a write. Without W5 so may four pendings that nobody
+// finishes, and a pending that is passed when a seat of it never heard of it and
+// so does not believe that it is concerned.
+func (s *sim) blocked(d *simDeal) bool {
+	for _, n := range s.nodes {
+		if n.liar || len(n.disk.live()) >= maxPending {
+			return true
+		}
+	}
+	for _, b := range d.before {
+		for _, seat := range b.Seats {
+			n := s.node(seat.Node)
+			if b != d.prev && !n.dead && d.SeatOf(n.id) == nil && n.disk.knownVersion(b.Hash) == nil {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// tell counts what happened.
+func (s *sim) tell(met map[string]int) {
+	for _, o := range s.ops {
+		state := o.state
+		if state == "" {
+			state = "running"
+		}
+		met[o.kind+": "+state]++
+	}
+	for _, d := range s.deals {
+		if d.acked {
+			met[fmt.Sprintf("stored: prev %v, force %v", d.prev != nil, len(d.Force) > 0)]++
+		}
+		if d.prev != nil && d.acked && !slices.EqualFunc(d.Seats, d.prev.Seats, func(a, b share.Seat) bool { return a.Node == b.Node }) {
+			met["stored: on other seats"]++
+		}
+	}
+	met["forks"] += btoi(s.forked())
+	met["disks lost"] += s.lost
+	met["liars"] += s.plan.liars
+	met["steps"] += s.t
+}
+
+// simMust is what every set of schedules has to meet.
+var simMust = []string{
+	"put: acked", "put: in doubt", "put: not stored", "put: crashed", "cas: acked", "cas: conflict", "cas: in doubt", "absent: acked",
+	"get: value", "get: none", "delete: acked", "retry: acked", "stored: prev true, force true", "stored: on other seats", "disks lost", "liars",
+}
