@@ -30,6 +30,8 @@ type custodian struct {
 	index    *index
 	decoy    []byte // a state record like any other, for the work of denying
 	passing  *passing
+	possess  *possession
+	healing  *healing
 
 	clock    *running
 	requests *requests
@@ -52,7 +54,7 @@ func newCustodian(cfg Config) *custodian {
 	c := &custodian{
 		cfg: cfg, self: cfg.Node.ID(), log: cfg.Log,
 		locks: newLocks(), versions: newVersionCache(), states: newStateCache(), receipts: newReceiptCache(),
-		index: newIndex(cfg.Limits), passing: newPassing(), loaded: make(chan struct{}),
+		index: newIndex(cfg.Limits), passing: newPassing(), possess: newPossession(), healing: newHealing(cfg.Limits), loaded: make(chan struct{}),
 		clock: newRunning(), requests: newRequests(cfg.Limits.Secrets), refusals: newRefusals(), notices: newNotices(),
 	}
 	c.decoy = makeDecoy(cfg.ID)
@@ -93,6 +95,7 @@ func (c *custodian) buildIndex(ctx context.Context) error {
 	if bad > 0 {
 		c.log.Error("records of secrets are damaged and not served", "count", bad)
 	}
+	c.possess.load(c.cfg.Shelf)
 	return c.buildRequests()
 }
 
@@ -107,6 +110,8 @@ func (c *custodian) run(ctx context.Context) error {
 	g.Go(func() { c.tend(ctx) })
 	g.Go(func() { c.tell(ctx) })
 	g.Go(func() { c.showHeads(ctx) })
+	g.Go(func() { c.watchSeats(ctx) })
+	g.Go(func() { c.heal(ctx) })
 	c.passOn(ctx)
 	g.Wait()
 	return nil
@@ -146,6 +151,10 @@ func (c *custodian) answer(ctx context.Context, from key.NodeID, verb uint64, bo
 		return serve(ctx, c, from, body, c.approve)
 	case custody.VerbNotify:
 		return serve(ctx, c, from, body, c.notified)
+	case custody.VerbAudit:
+		return serve(ctx, c, from, body, c.possessed)
+	case custody.VerbRepair:
+		return serve(ctx, c, from, body, c.repair)
 	case custody.VerbHead:
 		return serve(ctx, c, from, body, c.head)
 	}

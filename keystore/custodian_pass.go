@@ -71,6 +71,25 @@ func (p *passing) add(s *secretState, self key.NodeID) {
 	p.put(passKey{id: s.id}, c.Hash, s.targetsOf(c, self))
 }
 
+// tell notes the certificate in force for one more node.
+func (p *passing) tell(s *secretState, node key.NodeID) {
+	c := s.current()
+	if c == nil {
+		return
+	}
+	k := passKey{id: s.id}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	it := p.items[k]
+	if it == nil || it.hash != c.Hash {
+		it = &passItem{hash: c.Hash, at: time.Now()}
+		p.items[k] = it
+	}
+	if !slices.Contains(it.to, node) {
+		it.to = append(it.to, node)
+	}
+}
+
 // addTombs notes the tombstones that the state has.
 func (p *passing) addTombs(s *secretState) {
 	for _, t := range s.tombs {
@@ -214,6 +233,9 @@ func (c *custodian) recheckSome(ctx context.Context) {
 		}
 		c.passing.add(s, c.self)
 		c.passing.addTombs(s)
+		if s.kept != nil || len(s.moves) > 0 {
+			c.healing.look(id, healFirst)
+		}
 		for _, r := range c.requests.of(id) {
 			c.passing.addWords(s, r, c.self)
 		}
@@ -318,7 +340,7 @@ func (c *custodian) passFull(ctx context.Context, node key.NodeID, d passDue) bo
 	if e == nil || e.Hash != d.hash {
 		return true
 	}
-	q := &custody.Commit{Manifest: e.Bytes(), Cert: e.cert, Before: bytesOf(e.before)}
+	q := &custody.Commit{Manifest: e.Bytes(), Cert: e.cert, Before: bytesOf(e.before), Reassigns: s.moveBytes(e.version)}
 	var reply custody.CommitReply
 	return c.call(ctx, node, custody.VerbCommit, q, &reply) == nil && reply.Outcome != custody.Failed
 }

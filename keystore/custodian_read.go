@@ -81,9 +81,14 @@ func (c *custodian) locate(ctx context.Context, _ key.NodeID, q *custody.Locate)
 	if row == custody.RowGood {
 		if _, err := c.loadRow(s.current()); err != nil {
 			row = custody.RowBad
+			c.damaged(q.ID, err)
 		}
 	}
-	return &custody.LocateReply{Outcome: custody.OK, State: s.view(row, c.sign)}, nil
+	reply := &custody.LocateReply{Outcome: custody.OK, State: s.view(row, c.sign)}
+	if cur := s.current(); cur != nil {
+		reply.Reassigns, reply.Suspects = s.moveBytes(cur.version), c.possess.suspects(s, c.clock.now())
+	}
+	return reply, nil
 }
 
 // list serves LIST.
@@ -175,6 +180,7 @@ func (c *custodian) recover(ctx context.Context, from key.NodeID, q *custody.Rec
 	}
 	if err = c.give(ctx, from, reply, e, r, q.Payload); err != nil {
 		c.log.Error("a row cannot be released", "err", err)
+		c.healing.look(e.ID, 0)
 		return &custody.RecoverReply{Outcome: custody.Failed, Why: "the row is damaged here, or no log can be written", State: reply.State}, nil
 	}
 	c.given(ctx, d.held)

@@ -33,6 +33,7 @@ func (c *custodian) takeMoves(ctx context.Context, f holderFacts, id key.Hash, m
 		}
 		if r.next != nil {
 			c.passing.add(r.next, c.self)
+			c.healing.look(id, 0)
 		}
 	}
 	return nil

@@ -50,6 +50,7 @@ func (c *custodian) prepare(ctx context.Context, from key.NodeID, q *custody.Pre
 	}
 	if r.next != nil && p.prev != nil {
 		c.passing.add(r.next, c.self) // a certificate was brought along
+		c.healing.look(p.m.ID, healFirst)
 	}
 	if r.next != nil && p.tomb != nil {
 		c.passing.addTombs(r.next)
@@ -244,6 +245,9 @@ func (c *custodian) commit(ctx context.Context, from key.NodeID, q *custody.Comm
 	}
 	if r.next != nil {
 		c.passing.add(r.next, c.self)
+	}
+	if r.outcome == custody.Refused {
+		c.healing.look(cert.of.ID, healFirst)
 	}
 	return reply, nil
 }

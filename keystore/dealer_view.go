@@ -66,6 +66,8 @@ type view struct {
 	tombs    []*tombstone
 	claims   []*claim // tombstones by the policy that nothing proves yet
 	held     map[key.NodeID]*held
+	moves    map[key.Hash][]*share.SignedReassign       // by H(manifest), ascending by seq
+	suspects map[key.Hash]map[uint8]map[key.NodeID]bool // claims: H(manifest), x, by whom
 }
 
 func (s *Store) newView(id key.Hash) *view {
@@ -76,6 +78,8 @@ func (s *Store) newView(id key.Hash) *view {
 		certs:    make(map[key.Hash]*certified),
 		pendings: make(map[key.Hash]*pending),
 		held:     make(map[key.NodeID]*held),
+		moves:    make(map[key.Hash][]*share.SignedReassign),
+		suspects: make(map[key.Hash]map[uint8]map[key.NodeID]bool),
 	}
 }
 

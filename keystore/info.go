@@ -54,9 +54,9 @@ func (g *reading) info(l *located, best *certified, label *share.Label) Info {
 	if m.Repair == share.RepairQuorum {
 		out.Repair = "quorum"
 	}
-	for _, seat := range m.Seats {
+	for _, seat := range g.view.placement(m).Seats() {
 		state, why := g.seatState(l, m, seat)
-		out.Seats = append(out.Seats, g.roster.seat(seat.Node, seat.X, state, why))
+		out.Seats = append(out.Seats, g.view.withSuspicion(m, g.roster.seat(seat.Node, seat.X, state, why)))
 	}
 	sortSeats(out.Seats)
 	out.Generations, out.Pending = g.generations(m)

@@ -107,7 +107,12 @@ func (l *located) take(id key.NodeID, reply *custody.LocateReply, err error) {
 	}
 	switch reply.Outcome {
 	case custody.OK:
-		if err := l.view.merge(id, &reply.State); err != nil {
+		err := l.view.merge(id, &reply.State)
+		if h := l.view.held[id]; err == nil && h != nil {
+			l.view.suspect(id, h.committed, reply.Suspects)
+			err = l.view.learnMoves(h.committed, reply.Reassigns)
+		}
+		if err != nil {
 			l.lied = append(l.lied, BadRow{Node: id, Name: l.roster.name(id), Why: "shows what does not verify: " + reason(err)})
 		}
 	case custody.Denied: // nothing is there, or nothing that it tells this person

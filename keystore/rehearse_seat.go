@@ -51,7 +51,7 @@ func (c *custodian) rehearse(ctx context.Context, from key.NodeID, q *custody.Re
 	}
 	proof, err := c.prove(e, r.Hash)
 	if err != nil {
-		c.log.Error("a row cannot be proven", "err", err)
+		c.damaged(e.ID, err)
 		reply.Outcome, reply.Why = custody.Failed, "the row is damaged here"
 		return reply, nil
 	}

@@ -46,12 +46,12 @@ func TestRehearse(t *testing.T) {
 		}
 		f.nodes[3].member.LastSeen = time.Now()
 		f.nodes[3].stop()
+		time.Sleep(2 * time.Hour)
 		for pl := range f.nodes[4].shelf.dump(share.BucketRow) {
 			if err := f.nodes[4].shelf.Commit(context.Background(), share.Record{Place: pl}); err != nil {
 				t.Fatal(err)
 			}
 		}
-		time.Sleep(2 * time.Hour)
 		r = mustRehearse(t, f.nodes[0].store, p, "a")
 		if !r.OK || r.Proven != 3 || r.Margin != 0 || r.state("n4") != "unreachable" || r.state("n5") != "bad" {
 			t.Fatalf("%+v", r)

@@ -43,13 +43,20 @@ type Limits struct {
 	// PREPARE) and, below it, for each owner: 10,000 and 1 GiB.
 	Secrets int
 	Bytes   int64
+	// RepairSeats and RepairBytes are what the repair of this node's own seats
+	// may cost in an hour: 10,000 seats and 1 GiB fetched.
+	RepairSeats int
+	RepairBytes int64
 }
 
 // The defaults of [Limits] and the timeout of operations.
 const (
 	DefaultSecrets = 10_000
 	DefaultBytes   = 1 << 30
-	DefaultTimeout = 30 * time.Second
+	// Of repairs in an hour.
+	DefaultRepairSeats = 10_000
+	DefaultRepairBytes = 1 << 30
+	DefaultTimeout     = 30 * time.Second
 )
 
 // maxAnswer is the longest answer of a holder that is looked at, in bytes: the
@@ -64,6 +71,12 @@ func (l Limits) withDefaults() Limits {
 	}
 	if l.Bytes == 0 {
 		l.Bytes = DefaultBytes
+	}
+	if l.RepairSeats == 0 {
+		l.RepairSeats = DefaultRepairSeats
+	}
+	if l.RepairBytes == 0 {
+		l.RepairBytes = DefaultRepairBytes
 	}
 	return l
 }
@@ -101,7 +114,7 @@ func New(cfg Config) (*Store, error) {
 		return nil, errors.New("keystore: no network or no shelf")
 	case cfg.ID.IsZero() || cfg.Node.IsZero():
 		return nil, errors.New("keystore: no network id or no node key")
-	case cfg.Limits.Secrets < 0 || cfg.Limits.Bytes < 0:
+	case cfg.Limits.Secrets < 0 || cfg.Limits.Bytes < 0 || cfg.Limits.RepairSeats < 0 || cfg.Limits.RepairBytes < 0:
 		return nil, errors.New("keystore: a negative limit")
 	}
 	cfg.Limits = cfg.Limits.withDefaults()

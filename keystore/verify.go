@@ -91,7 +91,7 @@ func (r *rehearsing) verified(name string) *Verified {
 		st := r.seats[seat.Node]
 		st.State, st.Why = r.standing(seat, len(proven) > 0, proven[seat.Node], payload)
 		out.Good += btoi(st.State == "good")
-		out.Seats = append(out.Seats, st)
+		out.Seats = append(out.Seats, r.view.withSuspicion(r.use, st))
 	}
 	return out
 }

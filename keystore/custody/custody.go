@@ -22,8 +22,8 @@ const (
 	VerbSettle   uint64 = 39 // reserved
 	VerbNotify   uint64 = 40
 	VerbApprove  uint64 = 41
-	VerbAudit    uint64 = 42 // reserved
-	VerbRepair   uint64 = 43 // reserved
+	VerbAudit    uint64 = 42
+	VerbRepair   uint64 = 43
 	VerbReassign uint64 = 44 // reserved
 	VerbPass     uint64 = 45
 	VerbHead     uint64 = 46

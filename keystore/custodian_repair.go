@@ -1,0 +1,459 @@
+package keystore
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"keymesh/crypto/key"
+	"keymesh/crypto/share"
+	"keymesh/keystore/custody"
+)
+
+const (
+	// healFirst is how long a seat waits for the writer to bring its row.
+	healFirst = 15 * time.Second
+	// healEvery is how often the list is looked at.
+	healEvery = 5 * time.Second
+	// healAtOnce is how many seats are repaired at the same time.
+	healAtOnce = 4
+	// maxHealing bounds the list.
+	maxHealing = 1 << 16
+	healPause  = 30 * time.Second // after a failure, doubled each time up to
+	healMost   = time.Hour
+	// healStraggler is how long the others are waited for once enough values
+	// are here: who lies is named only when it has answered.
+	healStraggler = time.Second
+)
+
+// healing is the list of secrets whose seat here may need its row, or is to be
+// left. Safe for concurrent use.
+type healing struct {
+	mu     sync.Mutex
+	want   map[key.Hash]*healTry
+	paused bool
+	budget budget
+}
+
+type healTry struct {
+	at    time.Time
+	tries int
+	busy  bool
+}
+
+func newHealing(l Limits) *healing {
+	return &healing{want: map[key.Hash]*healTry{}, budget: budget{seats: l.RepairSeats, bytes: l.RepairBytes}}
+}
+
+// budget is what repairs may cost this node in an hour.
+type budget struct {
+	seats     int
+	bytes     int64
+	hour      time.Time // when the hour began
+	usedSeats int
+	usedBytes int64
+}
+
+// spend reports whether one more seat of size bytes may be repaired now. A seat
+// larger than the budget is repaired alone in its hour.
+func (b *budget) spend(size int64) bool {
+	if now := time.Now(); b.hour.IsZero() || now.Sub(b.hour) >= time.Hour {
+		b.hour, b.usedSeats, b.usedBytes = now, 0, 0
+	}
+	if b.usedSeats >= b.seats || b.usedSeats > 0 && b.usedBytes+size > b.bytes {
+		return false
+	}
+	b.usedSeats++
+	b.usedBytes += size
+	return true
+}
+
+// look puts a secret on the list, to be looked at after d or when it was to be
+// already.
+func (h *healing) look(id key.Hash, d time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	at := time.Now().Add(d)
+	if t := h.want[id]; t == nil {
+		if len(h.want) >= maxHealing {
+			return // found again by the next round of audits
+		}
+		h.want[id] = &healTry{at: at}
+	} else if at.Before(t.at) && t.tries == 0 {
+		t.at = at
+	}
+}
+
+// due takes up to n secrets whose time has come; none while paused.
+func (h *healing) due(n int) []key.Hash {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var out []key.Hash
+	if h.paused {
+		return nil
+	}
+	for id, t := range h.want {
+		if len(out) == n {
+			break
+		}
+		if !t.busy && !time.Now().Before(t.at) {
+			t.busy = true
+			out = append(out, id)
+		}
+	}
+	return out
+}
+
+// done notes the outcome of one look.
+func (h *healing) done(id key.Hash, o healOutcome) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	t := h.want[id]
+	if t == nil {
+		return
+	}
+	t.busy = false
+	switch o {
+	case healOver:
+		delete(h.want, id)
+	case healLater:
+		t.at = h.budget.hour.Add(time.Hour)
+	default:
+		pause := min(healPause<<min(t.tries, 8), healMost)
+		t.tries++
+		t.at = time.Now().Add(pause/2 + rand.N(pause))
+	}
+}
+
+func (h *healing) spend(size int64) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.budget.spend(size)
+}
+
+// healOutcome says what one look at a secret led to.
+type healOutcome int
+
+const (
+	healOver  healOutcome = iota // nothing is to be done any more
+	healAgain                    // it did not work
+	healLater                    // the budget of the hour is used up
+)
+
+// heal repairs the seats on the list until ctx ends.
+func (c *custodian) heal(ctx context.Context) {
+	t := time.NewTicker(healEvery)
+	defer t.Stop()
+	var g sync.WaitGroup
+	defer g.Wait()
+	slots := make(chan struct{}, healAtOnce)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		for ids := c.healing.due(healAtOnce); len(ids) > 0 && ctx.Err() == nil; ids = c.healing.due(healAtOnce) {
+			for _, id := range ids {
+				slots <- struct{}{}
+				g.Go(func() {
+					defer func() { <-slots }()
+					c.healing.done(id, c.healOne(ctx, id))
+				})
+			}
+		}
+	}
+}
+
+// damaged notes that this node's row of a secret cannot be read or is not the
+// one committed to: the seat repairs itself.
+func (c *custodian) damaged(id key.Hash, err error) {
+	c.log.Error("a row is damaged and will be repaired", "secret", id.String()[:8], "err", err)
+	c.healing.look(id, 0)
+}
+
+// healOne looks at one secret: repairs the seat here, or lets go of one that
+// was given to another node.
+func (c *custodian) healOne(ctx context.Context, id key.Hash) healOutcome {
+	s, err := c.peek(ctx, id)
+	if err != nil {
+		return healOver // damaged as a whole: nothing says what is to be here
+	}
+	f := c.facts(c.self)
+	if e, to := s.leaving(f); e != nil {
+		return c.leaveTo(ctx, s, e, to)
+	}
+	e, x := s.lacking(f)
+	if e == nil {
+		return healOver
+	}
+	seat := e.asSeat(x)
+	row, payload := e.row && c.hasRow(seat), e.row && c.hasPayload(seat)
+	if row && payload {
+		return healOver
+	}
+	size := int64(e.K) * share.DataKeySize
+	if !payload {
+		size += int64(e.Length)
+	}
+	if !c.healing.spend(size) {
+		return healLater
+	}
+	return c.repairSeat(ctx, s, e, x, !payload)
+}
+
+func (c *custodian) hasRow(e *stored) bool {
+	b, err := c.loadRow(e)
+	clear(b)
+	return err == nil
+}
+
+func (c *custodian) hasPayload(e *stored) bool {
+	ct, err := c.cfg.Shelf.Load(payloadPlace(e))
+	return err == nil && e.payloadFits(ct)
+}
+
+// repairSeat gets the row, and the ciphertext where it is missing, and commits.
+func (c *custodian) repairSeat(ctx context.Context, s *secretState, e *stored, x uint8, payload bool) healOutcome {
+	row, liars, err := c.fetchRow(ctx, s, e, x)
+	if err != nil {
+		c.log.Warn("a seat cannot be repaired now", "secret", e.ID.String()[:8], "err", err)
+		return healAgain
+	}
+	defer clear(row)
+	msg := healMsg{manifest: e.Hash, epoch: e.epoch, x: x, row: row}
+	if payload {
+		if msg.payload = c.fetchPayload(ctx, s, e, x); msg.payload == nil {
+			return healAgain
+		}
+	}
+	r, _, _, err := c.step(ctx, e.ID, c.facts(c.self), func(s *secretState, f holderFacts) stepResult { return s.heal(f, msg) })
+	if err != nil || r.outcome == custody.Full || r.outcome == custody.Failed {
+		return healAgain
+	}
+	if r.outcome == custody.OK {
+		c.note(ctx, AuditRecord{Kind: "repair", ID: e.ID, Node: c.self, Detail: fmt.Sprintf("seat %d of generation %d has its row again%s", x, e.Gen, butLiars(liars))})
+		c.passing.add(r.next, c.self)
+	}
+	c.healing.look(e.ID, healFirst) // whether anything is left
+	return healOver
+}
+
+func butLiars(liars []key.NodeID) string {
+	if len(liars) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("; %d holders sent wrong values", len(liars))
+}
+
+// repairAnswer is what one helper said.
+type repairAnswer struct {
+	x     uint8
+	node  key.NodeID
+	reply custody.RepairReply
+	err   error
+}
+
+// fetchRow asks the holders of the other seats for their values and rebuilds the
+// row of seat x of e. Whoever sent a wrong one is returned and suspect from then
+// on.
+func (c *custodian) fetchRow(ctx context.Context, s *secretState, e *stored, x uint8) ([]byte, []key.NodeID, error) {
+	ctx, cancel := context.WithTimeout(ctx, passTimeout)
+	defer cancel()
+	seats := s.placement(e.version).Seats()
+	answers := make(chan repairAnswer, len(seats))
+	asked := 0
+	online := c.members.get(c.cfg.Network).online
+	for _, seat := range seats {
+		if seat.X == x || seat.Node == c.self || !online[seat.Node] {
+			continue
+		}
+		asked++
+		go func() {
+			a := repairAnswer{x: seat.X, node: seat.Node}
+			a.err = c.call(ctx, seat.Node, custody.VerbRepair, &custody.Repair{ID: e.ID, Manifest: e.Hash, Epoch: e.epoch, X: x}, &a.reply)
+			answers <- a
+		}()
+	}
+	var got values
+	defer got.erase()
+	defer func() { // every goroutine ends with this call
+		cancel()
+		for ; asked > 0; asked-- {
+			<-answers
+		}
+	}()
+	var late <-chan time.Time
+	for asked > 0 {
+		select {
+		case a := <-answers:
+			asked--
+			c.hear(ctx, e, a, &got)
+		case <-late:
+			return c.rebuilt(ctx, e, x, &got)
+		}
+		if late == nil && len(got.xs) >= int(e.K) {
+			late = time.After(healStraggler)
+		}
+	}
+	return c.rebuilt(ctx, e, x, &got)
+}
+
+// values are what helpers sent.
+type values struct {
+	xs     []byte
+	values [][]byte
+	nodes  []key.NodeID
+}
+
+func (v *values) erase() {
+	for _, b := range v.values {
+		clear(b)
+	}
+}
+
+// hear takes in one helper's answer.
+func (c *custodian) hear(ctx context.Context, e *stored, a repairAnswer, got *values) {
+	switch {
+	case a.err != nil:
+	case a.reply.Outcome == custody.OK:
+		got.xs, got.values, got.nodes = append(got.xs, a.x), append(got.values, a.reply.Value), append(got.nodes, a.node)
+	case a.reply.Outcome == custody.Moved:
+		if moves, err := c.openMoves(a.reply.Reassigns, e.version); err == nil {
+			_ = c.takeMoves(ctx, c.facts(a.node), e.ID, moves)
+		}
+	}
+}
+
+// rebuilt makes the row of what came and names who lied.
+func (c *custodian) rebuilt(ctx context.Context, e *stored, x uint8, got *values) ([]byte, []key.NodeID, error) {
+	if len(got.xs) < int(e.K) {
+		return nil, nil, fmt.Errorf("%d holders of the %d needed sent their values", len(got.xs), e.K)
+	}
+	row, bad, err := e.rebuild(x, got.xs, got.values)
+	if err != nil {
+		return nil, nil, err
+	}
+	var liars []key.NodeID
+	for _, b := range bad {
+		node := got.nodes[slices.Index(got.xs, b)]
+		liars = append(liars, node)
+		if c.possess.accuse(node, seatKey{e.ID, b}, e.Hash, c.clock.now()) {
+			c.note(ctx, AuditRecord{Kind: "suspect", ID: e.ID, Node: node, Detail: fmt.Sprintf("seat %d sent a wrong value for the repair of seat %d", b, x)})
+		}
+	}
+	return row, liars, nil
+}
+
+// fetchPayload asks the other seats for the ciphertext, one after the other.
+func (c *custodian) fetchPayload(ctx context.Context, s *secretState, e *stored, x uint8) []byte {
+	seats := s.placement(e.version).Seats()
+	online := c.members.get(c.cfg.Network).online
+	rand.Shuffle(len(seats), func(i, j int) { seats[i], seats[j] = seats[j], seats[i] })
+	for _, seat := range seats {
+		if seat.Node == c.self || !online[seat.Node] || ctx.Err() != nil {
+			continue
+		}
+		var reply custody.RepairReply
+		q := &custody.Repair{ID: e.ID, Manifest: e.Hash, Epoch: e.epoch, X: x, Payload: true}
+		if c.call(ctx, seat.Node, custody.VerbRepair, q, &reply) == nil && reply.Outcome == custody.OK && e.payloadFits(reply.Payload) {
+			return reply.Payload
+		}
+	}
+	return nil
+}
+
+// repair serves REPAIR.
+func (c *custodian) repair(ctx context.Context, from key.NodeID, q *custody.Repair) (key.Body, error) {
+	s, err := c.peek(ctx, q.ID)
+	switch {
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case err != nil:
+		return &custody.RepairReply{Outcome: custody.Failed, Why: c.failed(err).why}, nil
+	}
+	e, r, tell := s.help(c.facts(from), helpMsg{from: from, manifest: q.Manifest, epoch: q.Epoch, x: q.X})
+	reply := &custody.RepairReply{Outcome: r.outcome, Why: bounded(r.why)}
+	if e == nil {
+		if r.outcome == custody.Moved || r.outcome == custody.Wait {
+			reply.Reassigns = s.moveBytes(s.knownVersion(q.Manifest))
+		}
+		c.refusedHelp(ctx, from, q, r.why, tell)
+		return reply, nil
+	}
+	if q.Payload {
+		if ct, err := c.cfg.Shelf.Load(payloadPlace(e)); err == nil && sha256.Sum256(ct) == e.Payload {
+			reply.Payload = ct
+			return reply, nil
+		}
+		c.damaged(q.ID, errRow)
+		return &custody.RepairReply{Outcome: custody.Refused, Why: "the ciphertext is not here"}, nil
+	}
+	value, err := c.common(e, q.X)
+	if err != nil {
+		c.damaged(q.ID, err)
+		return &custody.RepairReply{Outcome: custody.Refused, Why: "the row is damaged here"}, nil
+	}
+	if _, err := c.audit(ctx, AuditRecord{Kind: "help", ID: q.ID, Node: from, Detail: fmt.Sprintf("generation %d: a value for the repair of seat %d", e.Gen, q.X)}); err != nil {
+		clear(value)
+		return &custody.RepairReply{Outcome: custody.Failed, Why: c.failed(err).why}, nil
+	}
+	reply.Value = value
+	return reply, nil
+}
+
+// refusedHelp puts a refusal into the audit log: an entry where somebody wants
+// what is nobody's to have, else a count.
+func (c *custodian) refusedHelp(ctx context.Context, from key.NodeID, q *custody.Repair, why string, tell bool) {
+	if !tell {
+		c.refusals.stranger(from)
+		return
+	}
+	e := AuditRecord{Kind: "refuse", ID: q.ID, Node: from, Detail: "repair: " + why}
+	if c.cfg.Audit != nil && c.refusals.party(from, key.PersonPublic{}, refusalKey{q.Manifest, from.String() + e.Detail}) {
+		c.note(ctx, e)
+	}
+}
+
+// leaveTo lets go of a seat's row once its new holder has signed that it has
+// committed it.
+func (c *custodian) leaveTo(ctx context.Context, s *secretState, e *stored, to key.NodeID) healOutcome {
+	q := &custody.Commit{Manifest: e.Bytes(), Cert: e.cert, Before: bytesOf(e.before), Reassigns: s.moveBytes(e.version)}
+	var reply custody.CommitReply
+	if c.call(ctx, to, custody.VerbCommit, q, &reply) != nil || reply.Outcome != custody.OK {
+		return healAgain
+	}
+	if err := c.checkCommitted(reply.Receipt, e, to); err != nil {
+		c.log.Warn("the new holder of a seat", "err", err)
+		return healAgain
+	}
+	r, _, _, err := c.step(ctx, e.ID, c.facts(c.self), func(s *secretState, f holderFacts) stepResult { return s.leave(f, e.Hash, e.x, to) })
+	if err != nil || r.outcome != custody.OK {
+		return healAgain
+	}
+	if r.next != nil {
+		c.note(ctx, AuditRecord{Kind: "leave", ID: e.ID, Node: to, Detail: fmt.Sprintf("seat %d of generation %d was given to this node; its row is deleted here", e.x, e.Gen)})
+	}
+	return healOver
+}
+
+// checkCommitted verifies that a node signed Committed for this seat.
+func (c *custodian) checkCommitted(b []byte, e *stored, node key.NodeID) error {
+	o, err := key.DecodeObject(b)
+	if err != nil {
+		return err
+	}
+	r, err := share.OpenReceipt(c.cfg.ID, key.TypeCommitted, o)
+	if err != nil {
+		return err
+	}
+	if r.Node != node || r.Manifest != e.Hash || r.X != e.x || r.Epoch != e.epoch {
+		return errors.New("its receipt is of another seat, manifest or epoch")
+	}
+	return nil
+}

@@ -1,0 +1,154 @@
+package keystore
+
+import (
+	"crypto/sha256"
+	"slices"
+
+	"keymesh/crypto/key"
+	"keymesh/crypto/shamir"
+	"keymesh/keystore/custody"
+)
+
+// Repair at a holder (protocol.md section 8): a seat without its row gets it
+// from what the other seats' rows have in common with it. The secret and every
+// other row exist nowhere.
+
+// helpMsg is a REPAIR.
+type helpMsg struct {
+	from     key.NodeID
+	manifest key.Hash
+	epoch    uint32
+	x        uint8
+}
+
+// help decides whether this node gives its value for a seat, or the ciphertext,
+// to the node that asks: only to who holds that seat now. tell says that a
+// refusal is worth an entry in the audit log: it is about a secret that is here.
+func (s *secretState) help(f holderFacts, q helpMsg) (e *stored, r stepResult, tell bool) {
+	v := s.knownVersion(q.manifest)
+	if v == nil {
+		return nil, refuse(custody.Refused, ""), false
+	}
+	switch {
+	case v.SeatAt(q.x) == nil:
+		return nil, refuse(custody.Refused, "x = %d is no seat", q.x), true
+	case s.holderOf(v, q.x) == q.from:
+	case s.planned(v).Holder(q.x) == q.from:
+		return nil, refuse(custody.Wait, "the owner may still veto that the seat goes to this node"), false
+	case s.hadSeat(v, q.x, q.from):
+		return nil, refuse(custody.Moved, "seat %d was given to another node", q.x), false
+	default:
+		return nil, refuse(custody.Refused, "the node does not hold seat %d", q.x), true
+	}
+	e = s.find(q.manifest)
+	switch {
+	case e == nil || !e.row || e.x == 0:
+		return nil, refuse(custody.Refused, "the row is not here"), false
+	case e.x == q.x:
+		return nil, refuse(custody.Refused, "seat %d is this node's own", q.x), true
+	case e.epoch != q.epoch:
+		return nil, refuse(custody.Refused, "epoch %d is here", e.epoch), false
+	case s.covered(e.Gen) || e.expired(f.now):
+		return nil, refuse(custody.Refused, "deleted or expired"), false
+	}
+	return e, stepResult{outcome: custody.OK}, false
+}
+
+// hadSeat reports whether the node held the seat before a Reassign.
+func (s *secretState) hadSeat(v *version, x uint8, node key.NodeID) bool {
+	return slices.ContainsFunc(s.moves, func(m *move) bool { return m.Manifest == v.Hash && m.X == x && m.Old == node })
+}
+
+// lacking is the version whose row this node should have and has not, with its
+// seat; nil: there is none. Whether a row that is here is whole is for the
+// caller to see.
+func (s *secretState) lacking(f holderFacts) (*stored, uint8) {
+	for _, e := range []*stored{s.kept, s.committed} {
+		if e == nil || e == s.committed && !e.row || s.covered(e.Gen) || e.expired(f.now) {
+			continue
+		}
+		if x := s.seatAt(e.version, f.self); x != 0 && (e.x == x || !e.row) {
+			return e, x
+		}
+	}
+	return nil, 0
+}
+
+// asSeat is the version as seat x has it once its row is here.
+func (s *stored) asSeat(x uint8) *stored {
+	e := *s
+	e.x, e.row = x, true
+	return &e
+}
+
+// rebuild makes the row of seat x of e from the values of other seats, and
+// names those who sent wrong ones.
+func (e *stored) rebuild(x uint8, helpers []byte, values [][]byte) (row []byte, liars []byte, err error) {
+	want := e.asSeat(x)
+	r, liars, err := shamir.Repair(int(e.K), x, helpers, values, func(r shamir.Row) bool {
+		b := r.Encode()
+		defer clear(b)
+		return want.rowFits(b)
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	defer r.Erase()
+	return r.Encode(), liars, nil
+}
+
+// healMsg is a row that was rebuilt, and the ciphertext that was fetched; nil:
+// the one here is good.
+type healMsg struct {
+	manifest key.Hash
+	epoch    uint32
+	x        uint8
+	row      []byte
+	payload  []byte
+}
+
+// heal takes a rebuilt row. A version whose certificate waited for it is
+// committed then (W2).
+func (s *secretState) heal(f holderFacts, h healMsg) stepResult {
+	e, x := s.lacking(f)
+	if e == nil || e.Hash != h.manifest || e.epoch != h.epoch || x != h.x {
+		return refuse(custody.Refused, "not needed any more")
+	}
+	seat := e.asSeat(x)
+	if !seat.rowFits(h.row) || h.payload != nil && !seat.payloadFits(h.payload) || h.payload == nil && e == s.kept {
+		return refuse(custody.Refused, "not the row or payload of the manifest")
+	}
+	if why := f.full(demand{s.payer(f), e.Owner, seat.size() - e.size(), true}); why != "" {
+		return refuse(custody.Full, "%s", why)
+	}
+	next := s.clone()
+	var w writes
+	w.put(rowPlace(seat), h.row)
+	if h.payload != nil {
+		w.put(payloadPlace(seat), h.payload)
+	}
+	if e == s.kept {
+		next.pending = slices.DeleteFunc(next.pending, func(p *stored) bool { return p.Hash == e.Hash })
+		next.pending = append(next.pending, seat)
+		next.certified(f, e, &w)
+	}
+	return stepResult{next: next, writes: w.list, outcome: custody.OK}
+}
+
+// payloadFits reports whether ct is the ciphertext of the version.
+func (s *stored) payloadFits(ct []byte) bool {
+	return uint64(len(ct)) == s.Length && sha256.Sum256(ct) == s.Payload
+}
+
+// leaving is the seat whose row is still here although a Reassign gave it to
+// another node; nil: there is none.
+func (s *secretState) leaving(f holderFacts) (*stored, key.NodeID) {
+	e := s.committed
+	if e == nil || !e.row || e.x == 0 {
+		return nil, key.NodeID{}
+	}
+	if to := s.holderOf(e.version, e.x); to != f.self && s.hadSeat(e.version, e.x, f.self) {
+		return e, to
+	}
+	return nil, key.NodeID{}
+}
