@@ -20,7 +20,8 @@ func (s *sim) promised(n *simNode, m *version) {
 		s.broken("%s promises generation %d, which is deleted there", n.name(), m.Gen)
 	}
 	for _, o := range s.deals {
-		if o != d && o.Gen == d.Gen && o.promises[n.id] && !s.maybeDeleted(o.Gen) {
+		// With a certificate of d the promise to o is worth nothing any more.
+		if o != d && o.Gen == d.Gen && o.promises[n.id] && !s.maybeDeleted(o.Gen) && !s.certifiable(d) {
 			s.broken("%s gave two receipts for generation %d", n.name(), d.Gen)
 		}
 	}
@@ -173,7 +174,7 @@ func (s *sim) alone(d *simDeal) {
 		return
 	}
 	for _, e := range s.deals {
-		if e.Gen > d.Gen || e.Gen == d.Gen && e == d || s.maybeDeleted(e.Gen) || !s.certifiable(e) || e == d.prev {
+		if e.Gen > d.Gen || e == d || s.maybeDeleted(e.Gen) || !s.certifiable(e) || e == d.prev || d.root() != e.root() {
 			continue
 		}
 		switch {
@@ -183,6 +184,14 @@ func (s *sim) alone(d *simDeal) {
 			s.broken("generations %d and %d are both certified after the same one", e.Gen, d.Gen)
 		}
 	}
+}
+
+// root is the first of d's line.
+func (d *simDeal) root() *simDeal {
+	for d.prev != nil {
+		d = d.prev
+	}
+	return d
 }
 
 // forked: two first lines are certified, which only a split mesh or the death

@@ -314,7 +314,7 @@ func (x *simDelete) pass(d *deletion, st *simTomb) {
 		finish()
 	}
 	for _, id := range missing {
-		s.call(n, s.node(id), fmt.Sprintf("DELETE %d", d.tomb.Gen), func(o *simNode) any { return o.delete(t) }, func(reply any) {
+		s.call(n, s.node(id), fmt.Sprintf("DELETE %d", d.tomb.Gen), func(o *simNode) any { return o.delete(n, t) }, func(reply any) {
 			if r, ok := reply.(*custody.DeleteReply); ok && r != nil {
 				d.take(s.w.net, id, r, nil)
 			} else {

@@ -113,9 +113,9 @@ func (n *simNode) lose() {
 	n.s.note("%s loses its disk", n.name())
 }
 
-func (n *simNode) facts() holderFacts {
+func (n *simNode) facts(from *simNode) holderFacts {
 	f := n.s.w.facts(n.i)
-	f.now = n.s.now
+	f.now, f.from = n.s.now, from.id
 	f.known = n.s.known.has
 	f.revoked = func(id key.NodeID) bool { return n.s.revoked[id] }
 	f.full = func(demand) string {
@@ -135,9 +135,9 @@ func (n *simNode) sign(p *promise) key.Object {
 
 // step runs one step of the holder: its writes are on disk before it is
 // answered, and a crash may come before or after that. false: it crashed.
-func (n *simNode) step(what string, do func(*secretState, holderFacts) stepResult) (stepResult, bool) {
+func (n *simNode) step(from *simNode, what string, do func(*secretState, holderFacts) stepResult) (stepResult, bool) {
 	s := n.s
-	r := do(n.mem, n.facts())
+	r := do(n.mem, n.facts(from))
 	if r.next == nil {
 		return r, true
 	}
@@ -184,18 +184,18 @@ func simCopy(m map[share.Place][]byte) map[share.Place][]byte {
 
 // prepare is what custodian.prepare does with a PREPARE whose signatures are
 // good.
-func (n *simNode) prepare(p prepareMsg) *custody.PrepareReply {
+func (n *simNode) prepare(from *simNode, p prepareMsg) *custody.PrepareReply {
 	s := n.s
 	if n.lies() {
 		return &custody.PrepareReply{Outcome: custody.OK, Receipt: n.anything(key.TypePrepared, p.m).Encode()}
 	}
-	r, ok := n.step("PREPARE", func(st *secretState, f holderFacts) stepResult { return s.fault.prepare(n, st, f, p) })
+	r, ok := n.step(from, "PREPARE", func(st *secretState, f holderFacts) stepResult { return s.fault.prepare(n, st, f, p) })
 	if !ok {
 		return nil
 	}
 	reply := &custody.PrepareReply{Outcome: r.outcome, Why: r.why, NeedPrev: r.needPrev}
 	if r.outcome == custody.Conflict || r.needPrev {
-		reply.There = n.mem.view(n.mem.rowState(), n.sign)
+		reply.There = n.mem.shown(n.facts(from), p.m.Gen, n.sign)
 	}
 	if r.sign != nil {
 		reply.Receipt = n.sign(r.sign).Encode()
@@ -205,17 +205,17 @@ func (n *simNode) prepare(p prepareMsg) *custody.PrepareReply {
 }
 
 // commit is what custodian.commit does.
-func (n *simNode) commit(c *certificate) *custody.CommitReply {
+func (n *simNode) commit(from *simNode, c *certificate) *custody.CommitReply {
 	if n.lies() {
 		return &custody.CommitReply{Outcome: custody.OK, Receipt: n.anything(key.TypeCommitted, c.of).Encode(), PrevGone: true}
 	}
-	r, ok := n.step("COMMIT", func(st *secretState, f holderFacts) stepResult { return n.s.fault.commit(n, st, f, commitMsg{*c}) })
+	r, ok := n.step(from, "COMMIT", func(st *secretState, f holderFacts) stepResult { return n.s.fault.commit(n, st, f, commitMsg{*c}) })
 	if !ok {
 		return nil
 	}
 	reply := &custody.CommitReply{Outcome: r.outcome, Why: r.why, PrevGone: r.prevGone}
 	if r.outcome == custody.Conflict {
-		reply.There = n.mem.view(n.mem.rowState(), n.sign)
+		reply.There = n.mem.shown(n.facts(from), c.of.Gen, n.sign)
 	}
 	if r.sign != nil {
 		reply.Receipt = n.sign(r.sign).Encode()
@@ -226,11 +226,11 @@ func (n *simNode) commit(c *certificate) *custody.CommitReply {
 	return reply
 }
 
-func (n *simNode) delete(t *tomb) *custody.DeleteReply {
+func (n *simNode) delete(from *simNode, t *tomb) *custody.DeleteReply {
 	if n.lies() {
 		return &custody.DeleteReply{Outcome: custody.OK, Receipt: n.sign(t.receipt(t.hash)).Encode()}
 	}
-	r, ok := n.step("DELETE", func(st *secretState, f holderFacts) stepResult { return st.delete(f, deleteMsg{tomb: t}) })
+	r, ok := n.step(from, "DELETE", func(st *secretState, f holderFacts) stepResult { return st.delete(f, deleteMsg{tomb: t}) })
 	if !ok {
 		return nil
 	}
@@ -280,7 +280,7 @@ type simRow struct {
 
 // recover is what custodian.recover does, without box and signature.
 func (n *simNode) recover(c *consent, known key.Hash) *simRow {
-	e, outcome, why := n.mem.release(n.facts(), c)
+	e, outcome, why := n.mem.release(n.facts(n), c)
 	out := &simRow{outcome: outcome, why: why}
 	if cur := n.mem.current(); cur == nil || cur.Hash != known || outcome == custody.Refused {
 		st := n.mem.brief(n.mem.rowState())
@@ -356,13 +356,13 @@ func (n *simNode) passTo(c *stored, to key.NodeID) {
 	}
 	msg := &certificate{of: c.version, cert: cert, bytes: c.cert, before: c.before}
 	if o := n.s.node(to); o != nil {
-		n.s.call(n, o, fmt.Sprintf("pass on %d", c.Gen), func(o *simNode) any { return o.commit(msg) }, func(any) {})
+		n.s.call(n, o, fmt.Sprintf("pass on %d", c.Gen), func(o *simNode) any { return o.commit(n, msg) }, func(any) {})
 	}
 }
 
 func (n *simNode) bury(t *tomb, to key.NodeID) {
 	if o := n.s.node(to); o != nil {
-		n.s.call(n, o, fmt.Sprintf("pass on tombstone %d", t.Gen), func(o *simNode) any { return o.delete(t) }, func(any) {})
+		n.s.call(n, o, fmt.Sprintf("pass on tombstone %d", t.Gen), func(o *simNode) any { return o.delete(n, t) }, func(any) {})
 	}
 }
 

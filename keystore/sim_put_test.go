@@ -463,6 +463,8 @@ func (p *simPut) decided(w *write, d *simDeal, out *outcome) {
 	case conditional && out.conflict && !out.notStored && !out.stale && p.again < maxAttempts/2 && !p.gaveUp:
 		p.again++
 		s.after(p.node, "backoff", s.rand.IntN(20), func() { p.drive(w.again()) })
+	case conditional && !out.notStored && out.have < w.m.Gen && w.below(w.m.Gen) > 0:
+		p.look(w, d)
 	case conditional || !out.conflict || p.attempt == maxAttempts || p.gaveUp || p.kind == "retry":
 		p.end(map[bool]string{true: "not stored", false: "in doubt"}[out.notStored])
 	default:
@@ -476,6 +478,29 @@ func (p *simPut) decided(w *write, d *simDeal, out *outcome) {
 		}
 		s.after(p.node, "backoff", s.rand.IntN(20), p.locate)
 	}
+}
+
+// look is dealing.look.
+func (p *simPut) look(w *write, d *simDeal) {
+	v := p.node.store.newView(p.s.w.id)
+	p.s.ask(p.node, v, p.String(), func(map[key.NodeID]bool) {
+		for _, c := range v.certs {
+			w.view.add(c)
+		}
+		w.superseded()
+		out := w.judge(true)
+		if out.ok || out.conflict {
+			p.s.verdict(d, out)
+		}
+		switch {
+		case out.ok:
+			p.end("acked")
+		case out.notStored:
+			p.end("not stored")
+		default:
+			p.end("in doubt")
+		}
+	})
 }
 
 // spread is Store.spread.
@@ -498,7 +523,7 @@ func (s *sim) spread(n *simNode, c *certified, then func()) {
 	}
 	left, need := len(to), int(c.m.W)
 	for _, o := range to {
-		s.call(n, o, fmt.Sprintf("spread %d", c.m.Gen), func(o *simNode) any { return o.commit(msg) }, func(reply any) {
+		s.call(n, o, fmt.Sprintf("spread %d", c.m.Gen), func(o *simNode) any { return o.commit(n, msg) }, func(reply any) {
 			left--
 			if r, ok := reply.(*custody.CommitReply); ok && r.Outcome == custody.OK && c.m.SeatOf(o.id) != nil {
 				need--

@@ -179,7 +179,7 @@ func (x *simWrite) prepare(id key.NodeID, brought bool, done func(event)) {
 		what += " with what was before"
 	}
 	unsure := brought && x.progress[id].promised
-	s.call(x.n, o, what, func(o *simNode) any { return o.prepare(msg) }, func(reply any) {
+	s.call(x.n, o, what, func(o *simNode) any { return o.prepare(x.n, msg) }, func(reply any) {
 		r, ok := reply.(*custody.PrepareReply)
 		if !ok || r == nil {
 			done(event{node: id, err: errFakeLink})
@@ -237,7 +237,7 @@ func (x *simWrite) commit(id key.NodeID, done func(event)) {
 	for _, b := range x.cert.before {
 		msg.before = append(msg.before, s.values[b.Hash])
 	}
-	s.call(x.n, o, fmt.Sprintf("COMMIT %d", x.m.Gen), func(o *simNode) any { return o.commit(msg) }, func(reply any) {
+	s.call(x.n, o, fmt.Sprintf("COMMIT %d", x.m.Gen), func(o *simNode) any { return o.commit(x.n, msg) }, func(reply any) {
 		r, ok := reply.(*custody.CommitReply)
 		if !ok || r == nil {
 			done(event{node: id, commit: true, err: errFakeLink})
