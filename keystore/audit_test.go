@@ -193,7 +193,7 @@ func TestExchangeHeads(t *testing.T) {
 		if asked != 2 || answered != 2 {
 			t.Errorf("%d of %d answered", answered, asked)
 		}
-		if got := logs[0].Witnessed(f.nodes[2].store.self); !bytes.HasPrefix(got, []byte("2signed once")) {
+		if got := logs[0].kept[f.nodes[2].store.self]; !bytes.HasPrefix(got, []byte("signed oncee2")) {
 			t.Errorf("the one that refused showed %q", got)
 		}
 		f.nodes[0].store.cfg.Audit = &fakeAudit{}

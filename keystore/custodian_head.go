@@ -17,9 +17,9 @@ import (
 type Witness interface {
 	// SignedHead returns how the log ends, signed: an encoded AuditHead.
 	SignedHead() ([]byte, error)
-	// Witnessed returns the newest head of the peer's log that is kept here, or
-	// nil.
-	Witnessed(peer key.NodeID) []byte
+	// Witnessed returns the heads of the peer's log that are kept here, the newest
+	// first, at most [custody.MaxHeads]; or nil.
+	Witnessed(peer key.NodeID) [][]byte
 	// SaveWitness verifies and keeps a head that the peer showed, of its own log
 	// or of this node's.
 	SaveWitness(peer key.NodeID, head []byte) error
@@ -73,11 +73,21 @@ func (c *custodian) showHead(ctx context.Context, w Witness, node key.NodeID) bo
 		c.log.Error("the audit log has no head to show", "err", err)
 	}
 	var reply custody.HeadReply
-	if c.call(ctx, node, custody.VerbHead, &custody.Head{Own: own, Yours: w.Witnessed(node)}, &reply) != nil {
+	q := &custody.Head{Own: own}
+	q.Yours, q.Earlier = split(w.Witnessed(node))
+	if c.call(ctx, node, custody.VerbHead, q, &reply) != nil {
 		return false // asked again some minutes later
 	}
-	c.keepHeads(w, node, reply.Own, reply.Yours)
+	c.keepHeads(w, node, reply.Own, reply.Yours, reply.Earlier)
 	return reply.Outcome == custody.OK || len(reply.Yours) > 0
+}
+
+// split are the newest of the heads and the others.
+func split(heads [][]byte) (newest []byte, earlier [][]byte) {
+	if len(heads) == 0 {
+		return nil, nil
+	}
+	return heads[0], heads[1:min(len(heads), custody.MaxHeads)]
 }
 
 // headsAtOnce bounds the peers that ExchangeHeads asks side by side.
@@ -108,10 +118,11 @@ func (s *Store) ExchangeHeads(ctx context.Context) (asked, answered int) {
 	return len(up), int(n.Load())
 }
 
-// keepHeads reports whether both heads were kept or known.
-func (c *custodian) keepHeads(w Witness, peer key.NodeID, heads ...[]byte) bool {
+// keepHeads reports whether all heads were kept or known. Those of this node's
+// log come first: what a peer has to show is not lost by what it says of itself.
+func (c *custodian) keepHeads(w Witness, peer key.NodeID, own, yours []byte, earlier [][]byte) bool {
 	ok := true
-	for _, h := range heads {
+	for _, h := range append(append([][]byte{yours}, earlier[:min(len(earlier), custody.MaxHeads)]...), own) {
 		if len(h) == 0 {
 			continue
 		}
@@ -130,12 +141,12 @@ func (c *custodian) head(_ context.Context, from key.NodeID, q *custody.Head) (k
 		return &custody.HeadReply{Outcome: custody.Refused}, nil
 	}
 	reply := &custody.HeadReply{Outcome: custody.OK}
-	if !c.keepHeads(w, from, q.Own, q.Yours) {
+	if !c.keepHeads(w, from, q.Own, q.Yours, q.Earlier) {
 		reply.Outcome = custody.Refused
 	}
 	// Also to one that is refused: its operator learns from its own signature
 	// that its log was cut or rewritten.
-	reply.Yours = w.Witnessed(from)
+	reply.Yours, reply.Earlier = split(w.Witnessed(from))
 	var err error
 	if reply.Own, err = w.SignedHead(); err != nil {
 		reply.Outcome = custody.Failed

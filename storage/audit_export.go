@@ -146,10 +146,10 @@ type ExportReport struct {
 // one under the end, and those that the caller got from peers. Errors wrap
 // [ErrDamaged], naming the first bad line, or [ErrRewritten].
 func VerifyExport(r io.Reader, heads ...[]byte) (ExportReport, error) {
-	return verifyExport(r, func(key.NetworkID, key.NodeID) [][]byte { return heads })
+	return checkExport(r, func(key.NetworkID, key.NodeID) [][]byte { return heads })
 }
 
-func verifyExport(r io.Reader, heads func(key.NetworkID, key.NodeID) [][]byte) (ExportReport, error) {
+func checkExport(r io.Reader, heads func(key.NetworkID, key.NodeID) [][]byte) (ExportReport, error) {
 	c := exportCheck{lines: bufio.NewScanner(r)}
 	c.lines.Buffer(nil, maxExportLine)
 	if err := c.run(heads); err != nil {
@@ -161,7 +161,7 @@ func verifyExport(r io.Reader, heads func(key.NetworkID, key.NodeID) [][]byte) (
 // VerifyExport is the function of that name with the heads that are kept here of
 // the node whose log the export is of, a peer or this one.
 func (a *Audit) VerifyExport(r io.Reader) (ExportReport, error) {
-	return verifyExport(r, a.headsOf)
+	return checkExport(r, a.headsOf)
 }
 
 // headsOf are the heads kept here that a node signed.
@@ -171,7 +171,7 @@ func (a *Audit) headsOf(net key.NetworkID, node key.NodeID) [][]byte {
 	}
 	var out [][]byte
 	for _, w := range a.Witnesses() {
-		for _, b := range append([][]byte{w.Mine, w.Theirs}, w.Proof...) {
+		for _, b := range append(append([][]byte{w.Mine, w.Theirs}, w.Proof...), w.Earlier...) {
 			if h := a.known(b); h != nil && h.Node == node {
 				out = append(out, b)
 			}

@@ -16,8 +16,11 @@ const (
 	// maxWitnesses bounds the peers of which heads are kept.
 	maxWitnesses = 512
 	maxHeadBytes = 512
-	maxPeersFile = 1 + len(storeID{}) + seal.BoxOverhead + maxWitnesses*(4*(maxHeadBytes+3)+64) + 16
+	maxPeersFile = 1 + len(storeID{}) + seal.BoxOverhead + maxWitnesses*((4+MaxEarlier)*(maxHeadBytes+3)+64) + 16
 )
+
+// MaxEarlier bounds the earlier heads of a peer that are kept.
+const MaxEarlier = 12
 
 // Witness is what this node keeps of one peer: signed heads, as they arrived.
 type Witness struct {
@@ -32,6 +35,20 @@ type Witness struct {
 	// heads of the peer that contradict each other, or one head of this node's
 	// own log that the log does not bear out.
 	Proof [][]byte
+	// Earlier are heads of the peer's log before Theirs, the oldest first, the
+	// spaces between them growing with their age: a log that was rewritten and
+	// then went on is not borne out by one of them.
+	Earlier [][]byte
+}
+
+// oldWitness is a Witness as it was kept before there was Earlier.
+type oldWitness struct {
+	_      struct{} `cbor:",toarray"`
+	Peer   key.NodeID
+	Time   uint64
+	Mine   []byte
+	Theirs []byte
+	Proof  [][]byte
 }
 
 // witnesses are the heads in audit.peers.
@@ -57,8 +74,16 @@ func (k *auditKeys) decodePeers(b []byte) (list []Witness, err error) {
 	if err != nil {
 		return nil, damaged("%s does not open", auditPeers)
 	}
-	if err := key.Decode(plain, &list); err != nil {
+	if key.Decode(plain, &list) == nil {
+		return list, nil
+	}
+	var old []oldWitness
+	if err := key.Decode(plain, &old); err != nil {
 		return nil, damaged("%s does not parse", auditPeers)
+	}
+	list = make([]Witness, len(old))
+	for i, o := range old {
+		list[i] = Witness{Peer: o.Peer, Time: o.Time, Mine: o.Mine, Theirs: o.Theirs, Proof: o.Proof}
 	}
 	return list, nil
 }
@@ -82,23 +107,31 @@ func (a *Audit) Witnesses() []Witness {
 	out := slices.Clone(a.witness.list)
 	for i := range out {
 		out[i].Mine, out[i].Theirs = slices.Clone(out[i].Mine), slices.Clone(out[i].Theirs)
-		out[i].Proof = slices.Clone(out[i].Proof)
-		for j, b := range out[i].Proof {
-			out[i].Proof[j] = slices.Clone(b)
-		}
+		out[i].Proof, out[i].Earlier = cloneAll(out[i].Proof), cloneAll(out[i].Earlier)
 	}
 	return out
 }
 
-// Witnessed returns the newest head of the peer's log that this node has, to be
-// shown to the peer; nil when there is none.
-func (a *Audit) Witnessed(peer key.NodeID) []byte {
+func cloneAll(in [][]byte) [][]byte {
+	out := slices.Clone(in)
+	for i, b := range out {
+		out[i] = slices.Clone(b)
+	}
+	return out
+}
+
+// Witnessed returns the heads of the peer's log that this node has, to be shown
+// to the peer, the newest first; nil when there is none.
+func (a *Audit) Witnessed(peer key.NodeID) [][]byte {
 	a.witness.mu.Lock()
 	defer a.witness.mu.Unlock()
-	if w := a.witness.find(peer); w != nil && len(w.Theirs) > 0 {
-		return slices.Clone(w.Theirs)
+	w := a.witness.find(peer)
+	if w == nil || len(w.Theirs) == 0 {
+		return nil
 	}
-	return nil
+	out := cloneAll(append(slices.Clone(w.Earlier), w.Theirs))
+	slices.Reverse(out)
+	return out
 }
 
 func (s *witnesses) find(peer key.NodeID) *Witness {
@@ -160,7 +193,8 @@ func (a *Audit) openHead(peer key.NodeID, head []byte) (*share.AuditHead, error)
 	return h, nil
 }
 
-// weigh enters a head into w and says whether that changed it.
+// weigh enters a head into w and says whether that changed it. w shares its
+// lists with what is kept: they are replaced and never written to.
 func (a *Audit) weigh(w *Witness, h *share.AuditHead, b []byte) (changed bool, err error) {
 	if h.Node != a.node {
 		return a.weighTheirs(w, h, b)
@@ -184,23 +218,57 @@ func (a *Audit) weigh(w *Witness, h *share.AuditHead, b []byte) (changed bool, e
 }
 
 func (a *Audit) weighTheirs(w *Witness, h *share.AuditHead, b []byte) (changed bool, err error) {
-	old := a.known(w.Theirs)
-	switch {
-	case old == nil:
-	case share.Contradict(old, h):
+	for _, kept := range append([][]byte{w.Theirs}, w.Earlier...) {
+		old := a.known(kept)
+		if old == nil || !share.Contradict(old, h) {
+			continue
+		}
 		err := fmt.Errorf("%w: that of %v, by its own heads of entries %d and %d", ErrRewritten, h.Node.Short(), old.Seq, h.Seq)
 		if len(w.Proof) > 0 {
 			return false, err
 		}
-		w.Proof = [][]byte{w.Theirs, b}
+		w.Proof = [][]byte{kept, b}
 		return true, err
+	}
+	old := a.known(w.Theirs)
+	switch {
+	case old == nil:
 	case old.Seq > h.Seq, old.Seq == h.Seq && old.Time >= h.Time:
 		return false, nil
 	case old.Seq == h.Seq && h.Time-old.Time < headAge:
 		return false, nil // the same again: not worth a write
+	case old.Seq < h.Seq:
+		w.Earlier = a.thin(append(slices.Clip(w.Earlier), w.Theirs), h.Time)
 	}
 	w.Theirs = b
 	return true, nil
+}
+
+// thin drops of too many heads the one whose neighbours are nearest to one
+// another for their age. The oldest stays, and whoever shows many heads at once
+// drives only those out.
+func (a *Audit) thin(heads [][]byte, now uint64) [][]byte {
+	if len(heads) <= MaxEarlier {
+		return heads
+	}
+	times := make([]uint64, len(heads))
+	for i, b := range heads {
+		if h := a.known(b); h != nil {
+			times[i] = h.Time
+		}
+	}
+	drop, least := 1, 2.0
+	for i := 1; i < len(heads); i++ {
+		next := now
+		if i+1 < len(heads) {
+			next = times[i+1]
+		}
+		gap, age := next-min(next, times[i-1]), now-min(now, times[i-1])
+		if r := float64(gap) / float64(age+1); r < least {
+			drop, least = i, r
+		}
+	}
+	return slices.Delete(heads, drop, drop+1)
 }
 
 // headAge is for how long a head of an unchanged log is not kept anew, in

@@ -139,7 +139,7 @@ func TestAuditWitnesses(t *testing.T) {
 		if !bytes.Equal(list[0].Mine, second) || !bytes.Equal(list[0].Theirs, theirs(7, 2, 200)) || !bytes.Equal(list[1].Mine, first) || len(list[1].Theirs) != 0 {
 			t.Fatalf("%+v", list)
 		}
-		if !bytes.Equal(a.Witnessed(b), theirs(7, 2, 200)) || a.Witnessed(c) != nil || a.Witnessed(auditNode(3).ID()) != nil {
+		if got := a.Witnessed(b); len(got) != 2 || !bytes.Equal(got[0], theirs(7, 2, 200)) || a.Witnessed(c) != nil || a.Witnessed(auditNode(3).ID()) != nil {
 			t.Fatal("what is shown to the peers")
 		}
 	}
@@ -213,6 +213,9 @@ func TestAuditWitnessesAreBounded(t *testing.T) {
 	}
 	for i := range s.list {
 		s.list[i].Proof = [][]byte{make([]byte, maxHeadBytes), make([]byte, maxHeadBytes)}
+		for range MaxEarlier {
+			s.list[i].Earlier = append(s.list[i].Earlier, make([]byte, maxHeadBytes))
+		}
 	}
 	if got := s.with(Witness{Peer: key.NodeID{0xee, 0xee}}); len(got) != maxWitnesses {
 		t.Error("a proof went")

@@ -60,7 +60,7 @@ func (a auditor) SignedHead() ([]byte, error) {
 }
 
 // Witnessed implements keystore.Witness.
-func (a auditor) Witnessed(peer key.NodeID) []byte { return a.log.Witnessed(peer) }
+func (a auditor) Witnessed(peer key.NodeID) [][]byte { return a.log.Witnessed(peer) }
 
 // SaveWitness implements keystore.Witness.
 func (a auditor) SaveWitness(peer key.NodeID, head []byte) error {

@@ -134,7 +134,7 @@ func testWitness(t *testing.T, a auditor, last uint64) {
 	if err := a.SaveWitness(peer.ID(), theirs); err != nil {
 		t.Fatal(err)
 	}
-	if got := a.Witnessed(peer.ID()); !bytes.Equal(got, theirs) {
+	if got := a.Witnessed(peer.ID()); len(got) != 1 || !bytes.Equal(got[0], theirs) {
 		t.Error("the peer's head is not shown back")
 	}
 }

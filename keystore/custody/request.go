@@ -108,7 +108,12 @@ type Head struct {
 	key.Head
 	Own   []byte `cbor:"1,keyasint"` // AuditHead
 	Yours []byte `cbor:"2,keyasint"` // AuditHead; empty: none is kept
+	// Earlier are those of the peer before Yours, at most [MaxHeads].
+	Earlier [][]byte `cbor:"3,keyasint,omitempty"`
 }
+
+// MaxHeads bounds the heads of one log in a message.
+const MaxHeads = 16
 
 // HeadReply: OK with the same of the answering node; Refused when it keeps no
 // audit log or a head is no good, with the same as far as there is any.
@@ -117,4 +122,6 @@ type HeadReply struct {
 	Outcome uint8  `cbor:"1,keyasint"`
 	Own     []byte `cbor:"2,keyasint"`
 	Yours   []byte `cbor:"3,keyasint"`
+	// Earlier as in [Head].
+	Earlier [][]byte `cbor:"4,keyasint,omitempty"`
 }
