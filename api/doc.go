@@ -29,6 +29,7 @@ type Secrets interface {
 	Put(ctx context.Context, p keystore.Person, name string, value []byte, o keystore.PutOptions) (keystore.PutResult, error)
 	Plan(ctx context.Context, p keystore.Person, name string, size int, o keystore.PutOptions) (keystore.PutResult, error)
 	Recover(ctx context.Context, p keystore.Person, name string, o keystore.RecoverOptions) (keystore.Recovered, error)
+	Reshare(ctx context.Context, p keystore.Person, name string, o keystore.PutOptions) (keystore.PutResult, error)
 	Delete(ctx context.Context, p keystore.Person, name string, o keystore.DeleteOptions) (keystore.DeleteResult, error)
 	List(ctx context.Context, p keystore.Person, o keystore.ListOptions) (keystore.Page, error)
 	Info(ctx context.Context, p keystore.Person, name string) (keystore.Info, error)
@@ -145,6 +146,7 @@ func New(cfg Config) (*Server, error) {
 	maps.Copy(s.routes, s.requestEndpoints())
 	maps.Copy(s.routes, s.peerEndpoints())
 	maps.Copy(s.routes, s.jobEndpoints())
+	maps.Copy(s.routes, s.reshareEndpoints())
 	maps.Copy(s.routes, s.auditEndpoints())
 	return s, nil
 }

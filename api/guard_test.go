@@ -345,7 +345,7 @@ func TestPathsAndMethodsThatDoNotExist(t *testing.T) {
 			t.Errorf("%s: status %d", path, r.status)
 		}
 	}
-	for _, verb := range []string{"verify", "repair", "refresh", "reshare"} {
+	for _, verb := range []string{"shred", "move"} {
 		r := e.do(req{method: "POST", path: secretPath + "/" + verb, body: `{}`})
 		if p := r.problem(t); p.Type != apitype.Method || r.header.Get("Allow") != "DELETE, GET, PUT" {
 			t.Errorf("%s: %+v, Allow %q", verb, p, r.header.Get("Allow"))

@@ -53,6 +53,10 @@ func (f *fakeSecrets) begin(p keystore.Person, name string) error {
 	return f.err
 }
 
+func (f *fakeSecrets) Reshare(ctx context.Context, p keystore.Person, name string, o keystore.PutOptions) (keystore.PutResult, error) {
+	return f.Put(ctx, p, name, nil, o)
+}
+
 func (f *fakeSecrets) Put(ctx context.Context, p keystore.Person, name string, value []byte, o keystore.PutOptions) (keystore.PutResult, error) {
 	f.mu.Lock()
 	f.puts++

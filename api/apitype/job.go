@@ -37,10 +37,22 @@ type Job struct {
 	Started time.Time `json:"started"`
 	Ended   time.Time `json:"ended,omitzero"`
 	Seats   []Seat    `json:"seats"` // empty while it runs
-	// Result is by verb: a [Rehearsal] for rehearse.
+	// Result is by verb: a [Rehearsal] for rehearse, a [PutResult] for reshare.
 	Result json.RawMessage `json:"result,omitempty"`
 	// Problem is what an answer would have been without a job.
 	Problem *Problem `json:"problem,omitempty"`
+}
+
+// ReshareRequest is the body of POST /api/v1/secrets/{name}/reshare; the members
+// are those of [PutRequest]. What is absent stays as it is. The result is a
+// [PutResult].
+type ReshareRequest struct {
+	N              int      `json:"n,omitempty"`
+	K              int      `json:"k,omitempty"`
+	W              int      `json:"w,omitempty"`
+	Holders        []string `json:"holders,omitempty"`
+	AllowColocated bool     `json:"allow_colocated,omitempty"`
+	New            bool     `json:"new,omitempty"`
 }
 
 // Rehearsal is the result of rehearse: the whole path of a recovery was walked

@@ -204,6 +204,9 @@ func fakeOp(r *http.Request) (op, name string) {
 	if n, ok := strings.CutSuffix(name, "/rehearse"); ok && r.Method == http.MethodPost {
 		name, op = n, "rehearse"
 	}
+	if n, ok := strings.CutSuffix(name, "/reshare"); ok && r.Method == http.MethodPost {
+		name, op = n, "reshare"
+	}
 	name, err := url.PathUnescape(name)
 	if err != nil {
 		return "unknown", ""
@@ -249,6 +252,8 @@ func (f *fakeNode) answer(w http.ResponseWriter, req fakeRequest, name string) {
 		return
 	case "approve", "deny":
 		out = apitype.Heard{Request: name}
+	case "reshare":
+		out, p = f.reshare(req, name)
 	case "rehearse":
 		if out, p = f.rehearse(name); p == nil {
 			w.Header().Set("Content-Type", apitype.TypeJSON)
@@ -431,6 +436,23 @@ func (f *fakeNode) get(req fakeRequest, name string) (any, *apitype.Problem) {
 		return nil, p
 	}
 	return out, nil
+}
+
+// reshare puts a next generation of the wanted shape, as a job.
+func (f *fakeNode) reshare(req fakeRequest, name string) (any, *apitype.Problem) {
+	if _, p := f.find(name, 0); p != nil {
+		return nil, p
+	}
+	res, p := f.put(req, name)
+	if p != nil {
+		return nil, p
+	}
+	result, _ := json.Marshal(res)
+	j := apitype.Job{ID: "JOB" + strconv.Itoa(len(f.jobs)), Verb: "reshare", Name: name, State: apitype.JobRunning, Seats: []apitype.Seat{}}
+	done := j
+	done.State, done.Result = apitype.JobDone, result
+	f.jobs[j.ID] = done
+	return j, nil
 }
 
 // rehearse starts a job that has ended once it is asked about.

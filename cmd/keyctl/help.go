@@ -102,6 +102,7 @@ are RFC 3339, ids and hashes text.
   rehearse     name id manifest gen ok exit_code n k proven margin payloads
                failed[node name why] have need missing[] wait policy why
                approvers[person nodes reachable silent] seats[... silent]
+  reshare      as put
   rm           name id gen done seats[]
   status       health exit_code reasons[] secrets{total at_risk below} members
                online holders holders_online node{} person{} network storage{}
