@@ -182,6 +182,7 @@ type driver struct {
 	inflight int
 	writing  bool             // the journal is being written
 	decide   func(*outcome)   // nil once the verdict was given
+	refused  *outcome         // not stored: to be told once the journal has forgotten it
 	last     <-chan time.Time // the end of the wait for more refusals
 }
 
@@ -225,6 +226,7 @@ func (w *write) run(asked, life context.Context, decide func(*outcome)) {
 	}
 	d.verdict(true)
 	d.leave(d.inflight == 0)
+	d.refuse()
 }
 
 func (d *driver) launch(f func() event) {
@@ -235,7 +237,7 @@ func (d *driver) launch(f func() event) {
 // verdict gives the verdict once there is one. A write that failed before its
 // certificate stops: what it left is passed or continued by a later one.
 func (d *driver) verdict(final bool) {
-	if d.decide == nil {
+	if d.decide == nil || d.refused != nil {
 		return
 	}
 	out := d.judge(final)
@@ -252,8 +254,26 @@ func (d *driver) verdict(final bool) {
 	if d.cert == nil && (!final || d.last != nil) {
 		d.cancel()
 	}
+	if out.notStored {
+		d.refused = out
+		d.cancel()
+		return
+	}
 	d.told.Store(true)
 	d.decide(out)
+	d.decide = nil
+}
+
+// refuse tells that the write is not stored once nothing of it is left on this
+// disk: after a crash the journal would go on with it, and store it all the same.
+func (d *driver) refuse() {
+	if d.refused == nil {
+		return
+	}
+	if err := d.s.finish.flush(d.life); err != nil {
+		d.refused.notStored, d.refused.full, d.refused.failed = false, false, err
+	}
+	d.decide(d.refused)
 	d.decide = nil
 }
 
@@ -349,6 +369,9 @@ func (w *write) superseded() {
 
 // advance forms the certificate when it can and starts what follows from it.
 func (d *driver) advance() {
+	if d.refused != nil {
+		return
+	}
 	if d.cert == nil && d.journaled && d.certifiable() && !d.unheard() {
 		// Each receipt was verified when it came.
 		d.cert = &certified{m: d.m, cert: d.receipts().Encode(), before: d.before}

@@ -127,8 +127,9 @@ func (f *finisher) later(p share.Place, missing []key.NodeID) {
 	u.next = time.Now().Add(u.pause/2 + rand.N(u.pause))
 }
 
-// flush writes the batch. One batch is written at a time.
-func (f *finisher) flush(ctx context.Context) {
+// flush writes the batch, and waits for one that is being written. One batch is
+// written at a time.
+func (f *finisher) flush(ctx context.Context) error {
 	f.writing.Lock()
 	defer f.writing.Unlock()
 	f.mu.Lock()
@@ -136,17 +137,19 @@ func (f *finisher) flush(ctx context.Context) {
 	f.dirty, f.going = make(map[share.Place][]byte), batch
 	f.mu.Unlock()
 	if len(batch) == 0 {
-		return
+		return nil
 	}
 	recs := make([]share.Record, 0, len(batch))
 	for p, v := range batch {
 		recs = append(recs, share.Record{Place: p, Value: v})
 	}
-	if err := f.s.cfg.Shelf.Commit(context.WithoutCancel(ctx), recs...); err != nil {
+	err := f.s.cfg.Shelf.Commit(context.WithoutCancel(ctx), recs...)
+	if err != nil {
 		// The shelf takes nothing any more. All of this is found out again:
 		// journals are finished twice, marks seen again.
 		f.s.log.Error("a batch of journal records was not written", "records", len(recs), "err", err)
 	}
+	return err
 }
 
 // run works until ctx ends.

@@ -27,9 +27,12 @@ func (x *simWrite) begin() {
 	if !x.journaled {
 		record, place := x.record(), x.place()
 		x.inflight++
+		x.writing = true
 		x.s.after(x.n, "journal", x.s.rand.IntN(6), func() {
 			if x.n.journaled(share.Record{Place: place, Value: record}) {
+				x.writing = false
 				x.take(event{})
+				x.refuse()
 			}
 		})
 	}
@@ -82,7 +85,7 @@ func (x *simWrite) rest() {
 }
 
 func (x *simWrite) verdict(final bool) {
-	if x.verdictOf == nil {
+	if x.verdictOf == nil || x.refused != nil {
 		return
 	}
 	out := x.judge(final)
@@ -100,13 +103,37 @@ func (x *simWrite) verdict(final bool) {
 	if x.cert == nil && (!final || x.waits) {
 		x.stopped = true
 	}
+	if out.notStored {
+		x.refused, x.stopped = out, true
+		x.refuse()
+		return
+	}
 	x.told.Store(true)
 	told := x.verdictOf
 	x.verdictOf = nil
 	told(out)
 }
 
+// refuse is the end of driver.run for what is not stored, and driver.refuse.
+func (x *simWrite) refuse() {
+	if x.refused == nil || x.writing || x.verdictOf == nil {
+		return
+	}
+	x.left = true
+	x.leave(x.inflight == 0)
+	if !x.n.journaled() { // a crash before or after
+		return
+	}
+	x.n.flush()
+	told := x.verdictOf
+	x.verdictOf = nil
+	told(x.refused)
+}
+
 func (x *simWrite) advance() {
+	if x.refused != nil {
+		return
+	}
 	if x.cert == nil && x.driver.journaled && x.certifiable() && !x.unheard() {
 		x.cert = &certified{m: x.m, cert: x.receipts().Encode(), before: x.before}
 		x.certified.Store(true)
