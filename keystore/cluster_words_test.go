@@ -21,6 +21,7 @@ func TestRefusalIsAWord(t *testing.T) {
 		}
 		writer, reader := f.nodes[5], f.nodes[6]
 		f.set(loseTo(custody.VerbPrepare, f.nodes[4]), nil)
+		f.nodes[4].store.PauseRepair(context.Background(), true)
 		mustPut(t, writer.store, p, "a", []byte("v"), PutOptions{N: 5, K: 2, Holders: seats})
 		writer.stop() // nobody brings the row any more
 		f.set(nil, nil)

@@ -25,7 +25,9 @@ const (
 	maxAudits = 8
 	// auditRetries is how often a node that is busy is asked again in a round.
 	auditRetries = 5
-	auditPause   = 2 * time.Second
+	// scrubRounds is in how many rounds every ciphertext is read once.
+	scrubRounds = 24
+	auditPause  = 2 * time.Second
 )
 
 // pair is this node's seat of a version and another one's.
@@ -37,21 +39,21 @@ type pair struct {
 func (c *custodian) watchSeats(ctx context.Context) {
 	t := time.NewTimer(auditFirst/5 + mathrand.N(auditFirst*4/5))
 	defer t.Stop()
-	for {
+	for round := mathrand.N(scrubRounds); ; round++ {
 		select {
 		case <-ctx.Done():
 			return
 		case <-t.C:
 		}
 		t.Reset(auditEvery*9/10 + mathrand.N(auditEvery/5))
-		c.auditRound(ctx)
+		c.auditRound(ctx, round)
 	}
 }
 
 // auditRound audits every node once. Nodes take turns, so that none delays
 // what is thought of another by more than its own calls may last.
-func (c *custodian) auditRound(ctx context.Context) {
-	due := c.pairs(ctx)
+func (c *custodian) auditRound(ctx context.Context, round int) {
+	due := c.pairs(ctx, round)
 	if ctx.Err() != nil {
 		return
 	}
@@ -105,7 +107,7 @@ func (c *custodian) note(ctx context.Context, r AuditRecord) {
 
 // pairs are the seats of others that this node's rows can audit, by node. Rows
 // of its own that are damaged or missing are put on the list of what to repair.
-func (c *custodian) pairs(ctx context.Context) map[key.NodeID][]pair {
+func (c *custodian) pairs(ctx context.Context, round int) map[key.NodeID][]pair {
 	out := map[key.NodeID][]pair{}
 	now := unix()
 	for _, id := range c.cfg.Shelf.IDs(share.BucketState) {
@@ -122,6 +124,9 @@ func (c *custodian) pairs(ctx context.Context) map[key.NodeID][]pair {
 		e := s.committed
 		if e == nil || !e.row || e.x == 0 || e.expired(now) || s.covered(e.Gen) {
 			continue
+		}
+		if int(id[0])%scrubRounds == round%scrubRounds && !c.hasPayload(e) {
+			c.damaged(id, errRow)
 		}
 		for _, seat := range s.placement(e.version).Seats() {
 			if seat.X != e.x && seat.Node != c.self {

@@ -457,3 +457,21 @@ func (c *custodian) checkCommitted(b []byte, e *stored, node key.NodeID) error {
 	}
 	return nil
 }
+
+// PauseRepair stops or goes on with the repair of this node's own seats. What is
+// under way ends; helping others goes on. It is in the audit log and does not
+// outlive the process.
+func (s *Store) PauseRepair(ctx context.Context, paused bool) {
+	h := s.cust.healing
+	h.mu.Lock()
+	changed := h.paused != paused
+	h.paused = paused
+	h.mu.Unlock()
+	if changed {
+		detail := "repairs go on"
+		if paused {
+			detail = "repairs are paused"
+		}
+		s.cust.note(ctx, AuditRecord{Kind: "repair", Node: s.self, Detail: detail})
+	}
+}

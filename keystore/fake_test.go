@@ -131,6 +131,7 @@ type fakeNode struct {
 	member Member
 	shelf  *mapShelf
 	seal   *seal.PrivateKey
+	audit  *fakeAudit // nil: none
 
 	store  *Store
 	cancel context.CancelFunc
@@ -153,6 +154,8 @@ type fakeNet struct {
 	// lose sees every answer; an error loses it after the request took effect.
 	lose  func(from, to key.NodeID, verb uint64) error
 	calls map[uint64]int
+	// tap sees every message between nodes, both ways; nil: nobody does.
+	tap func(from, to key.NodeID, verb uint64, body []byte)
 }
 
 // set changes what is lost from now on; nil: nothing.
@@ -309,8 +312,11 @@ func (v netOf) Call(ctx context.Context, to key.NodeID, verb uint64, body []byte
 	}
 	f.mu.Lock()
 	f.calls[verb]++
-	watch, lose := f.watch, f.lose
+	watch, lose, tap := f.watch, f.lose, f.tap
 	f.mu.Unlock()
+	if tap != nil {
+		tap(v.n.id, to, verb, body)
+	}
 	o := f.node(to)
 	if o == nil || !f.reach(v.n.id, to) {
 		return nil, errFakeLink
@@ -321,6 +327,9 @@ func (v netOf) Call(ctx context.Context, to key.NodeID, verb uint64, body []byte
 		}
 	}
 	out, err := o.answer(noValues{ctx}, v.n.id, verb, slices.Clone(body))
+	if tap != nil && err == nil {
+		tap(to, v.n.id, verb, out)
+	}
 	if lose != nil {
 		if err := lose(v.n.id, to, verb); err != nil {
 			return nil, err
@@ -360,6 +369,9 @@ func (n *fakeNode) start() {
 	n.shelf.stopped = false
 	n.shelf.mu.Unlock()
 	cfg := Config{Network: netOf{n}, Shelf: n.shelf, ID: n.net.id, Node: n.key}
+	if n.audit != nil {
+		cfg.Audit = n.audit
+	}
 	cfg.Persons = func() []key.PersonPublic { return n.member.Persons }
 	cfg.SealingKeys = func() []*seal.PrivateKey { return []*seal.PrivateKey{n.seal} }
 	if testing.Verbose() {

@@ -147,8 +147,8 @@ func (s *secretState) leaving(f holderFacts) (*stored, key.NodeID) {
 	if e == nil || !e.row || e.x == 0 {
 		return nil, key.NodeID{}
 	}
-	if to := s.holderOf(e.version, e.x); to != f.self && s.hadSeat(e.version, e.x, f.self) {
-		return e, to
+	if last := s.placement(e.version).Last(e.x); last != nil && last.New != f.self {
+		return e, last.New
 	}
 	return nil, key.NodeID{}
 }

@@ -13,8 +13,8 @@ import (
 // Fields that do not matter are zero.
 type AuditRecord struct {
 	// Kind is one of: request, approve, deny, veto, withdraw, confirm, release,
-	// refuse, strangers, policy, delete; of a person at this node: asked,
-	// approved, denied, cancelled.
+	// refuse, strangers, policy, delete; suspect, trust, help, repair, leave,
+	// reassign; of a person at this node: asked, approved, denied, cancelled.
 	Kind    string
 	ID      key.Hash         // of the secret
 	Person  key.PersonPublic // who acted
