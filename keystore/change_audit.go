@@ -10,7 +10,8 @@ import (
 )
 
 // changes is what the audit log is to say of a step: deletions and changes of
-// the policy, whoever brought them.
+// the policy, whoever brought them, and what its seats did with a write whose
+// writer did not come back.
 func (c *custodian) changes(old, next *secretState) []AuditRecord {
 	var out []AuditRecord
 	for _, t := range next.tombs {
@@ -27,6 +28,16 @@ func (c *custodian) changes(old, next *secretState) []AuditRecord {
 			}
 		}
 		out = append(out, e)
+	}
+	for _, k := range next.marks {
+		if o := old.markOf(k.Hash); k.State == markDead && (o == nil || o.State != markDead) {
+			out = append(out, AuditRecord{Kind: "settle", ID: next.id, Person: next.owner, Detail: k.settleDetail()})
+		}
+	}
+	for _, e := range next.pending {
+		if old.find(e.Hash) == nil && old.markOf(e.Hash) != nil {
+			out = append(out, AuditRecord{Kind: "settle", ID: next.id, Person: next.owner, Detail: fmt.Sprintf("generation %d: its row was repaired to complete it", e.Gen)})
+		}
 	}
 	was, is := old.current(), next.current()
 	if was != nil && is != nil && !bytes.Equal(was.Policy, is.Policy) {

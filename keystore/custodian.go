@@ -32,6 +32,7 @@ type custodian struct {
 	passing  *passing
 	possess  *possession
 	healing  *healing
+	settles  *settles
 
 	clock    *running
 	requests *requests
@@ -54,7 +55,7 @@ func newCustodian(cfg Config) *custodian {
 	c := &custodian{
 		cfg: cfg, self: cfg.Node.ID(), log: cfg.Log,
 		locks: newLocks(), versions: newVersionCache(), states: newStateCache(), receipts: newReceiptCache(),
-		index: newIndex(cfg.Limits), passing: newPassing(), possess: newPossession(), healing: newHealing(cfg.Limits), loaded: make(chan struct{}),
+		index: newIndex(cfg.Limits), passing: newPassing(), possess: newPossession(), healing: newHealing(cfg.Limits), settles: newSettles(), loaded: make(chan struct{}),
 		clock: newRunning(), requests: newRequests(cfg.Limits.Secrets), refusals: newRefusals(), notices: newNotices(),
 	}
 	c.decoy = makeDecoy(cfg.ID)
@@ -85,6 +86,7 @@ func (c *custodian) buildIndex(ctx context.Context) error {
 			if err = key.Unmarshal(b, &r); err == nil {
 				c.index.replace(id, summary{}, summaryOf(&r))
 				c.passing.recheck(id)
+				c.settles.recheck(id, len(r.Pending))
 				continue
 			}
 		} else if !c.cfg.Shelf.Corrupt(err) && !c.cfg.Shelf.NotFound(err) {
@@ -112,6 +114,7 @@ func (c *custodian) run(ctx context.Context) error {
 	g.Go(func() { c.showHeads(ctx) })
 	g.Go(func() { c.watchSeats(ctx) })
 	g.Go(func() { c.heal(ctx) })
+	g.Go(func() { c.settleAll(ctx) })
 	c.passOn(ctx)
 	g.Wait()
 	return nil
@@ -157,6 +160,8 @@ func (c *custodian) answer(ctx context.Context, from key.NodeID, verb uint64, bo
 		return serve(ctx, c, from, body, c.repair)
 	case custody.VerbHead:
 		return serve(ctx, c, from, body, c.head)
+	case custody.VerbSettle:
+		return serve(ctx, c, from, body, c.settle)
 	}
 	return nil, fmt.Errorf("%w %d", errVerb, verb)
 }
@@ -308,6 +313,7 @@ func (c *custodian) apply(ctx context.Context, id key.Hash, old heldState, r ste
 	c.versions.use(r.next.versions())
 	c.states.put(id, now)
 	c.index.replace(id, old.summary, now.summary)
+	c.settles.note(r.next)
 	return nil
 }
 

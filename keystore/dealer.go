@@ -137,12 +137,15 @@ func (d *dealing) put(ctx context.Context) (PutResult, error) {
 	if w := d.unanswered(); w != nil {
 		out := d.drive(ctx, w)
 		switch {
+		case out.dead: // as if it had never been
 		case out.ok || !out.conflict:
 			return d.result(w, out)
 		case d.conditional():
 			return d.lost(ctx, w, out)
 		}
-		d.pass(w, out)
+		if !out.dead {
+			d.pass(w, out)
+		}
 	}
 	if err := d.find(ctx, false); err != nil {
 		return PutResult{}, d.told(err)

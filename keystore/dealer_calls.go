@@ -74,11 +74,21 @@ func (w *write) prepare(ctx context.Context, id key.NodeID) event {
 			e.prepared = &o
 			return e
 		}
-		e.there = &reply.There
+		e.there, e.never = &reply.There, reply.Outcome == custody.Refused && w.refused(id, reply.Receipt)
 		if brought || !reply.NeedPrev || !w.bringAlong(msg) {
 			return e
 		}
 	}
+}
+
+// refused verifies a node's word that it never promised this write and never
+// will.
+func (w *write) refused(id key.NodeID, b []byte) bool {
+	if len(b) == 0 {
+		return false
+	}
+	_, err := openReceipt(w.s.cfg.ID, key.TypeRefused, w.m, id, b)
+	return err == nil
 }
 
 // bringAlong adds what a node that is behind asks for, and reports whether

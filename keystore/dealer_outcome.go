@@ -18,6 +18,7 @@ type outcome struct {
 	overtaken bool
 	conflict  bool // other manifests stand in the way
 	stale     bool // something newer is there: there is nothing to wait for
+	dead      bool // and never will be: so many seats have signed that
 	notStored bool // and will not be: so many seats refused, or another successor of prev is certified
 	undecided bool // seats that are still asked may make it not stored
 	full      bool // for want of room
@@ -54,7 +55,8 @@ func (w *write) judge(final bool) *outcome {
 		full := w.count(own, func(p *progress) bool { return p.full })
 		enough := w.m.N() - int(w.m.W) + 1 + w.m.F()
 		busy := w.count(own, func(p *progress) bool { return p.busy })
-		out.notStored = out.stale && w.excluded() || !w.resumed && refused >= enough
+		out.dead = w.dead()
+		out.notStored = out.dead || out.stale && w.excluded() || !w.resumed && refused >= enough
 		wait := out.stale && w.conditional || !out.conflict && !w.resumed && refused+busy >= enough
 		out.undecided = !out.notStored && w.failed == nil && busy > 0 && wait
 		out.full = out.notStored && 2*full > refused
@@ -109,6 +111,22 @@ func (w *write) excluded() bool {
 		}
 		return m.Gen <= w.m.Gen && int(w.m.W)+int(m.W)-union > max(w.m.F(), m.F())
 	})
+}
+
+// dead: so many of the seats of a group have signed that they never promised
+// this write and never will, that it has no certificate and never will have one
+// (W5). Unlike a plain refusal that holds whatever was sent before.
+func (w *write) dead() bool {
+	for i, g := range w.groups {
+		need := g.m.N() - int(g.m.K) + 1
+		if i > 0 {
+			need = refusalsBefore(g.m)
+		}
+		if w.count(g, func(p *progress) bool { return p.never }) >= need {
+			return true
+		}
+	}
+	return false
 }
 
 // conflicting: refusing seats have shown other live manifests.

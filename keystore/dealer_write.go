@@ -66,6 +66,7 @@ type progress struct {
 	tries     int         // finished calls since the certificate
 	refused   bool        // answered, and not with a receipt
 	promised  bool        // has promised, or may have: an answer was lost
+	never     bool        // has signed that it never will: a verified Refused
 	full      bool
 	conflict  bool
 	there     uint64 // a generation that it says is there, which proves nothing
@@ -170,6 +171,7 @@ type event struct {
 	why      string
 	there    *custody.State
 	unsure   bool // an earlier try may have taken effect
+	never    bool // a verified Refused came
 	err      error
 }
 
@@ -318,7 +320,8 @@ func (w *write) apply(e event) {
 		p.there = max(p.there, e.there.Floor.Gen)
 		w.superseded()
 	}
-	p.promised = p.promised || e.unsure || e.err != nil || e.prepared != nil || e.outcome == custody.Failed
+	p.promised = p.promised || e.unsure || e.err != nil || e.prepared != nil || e.outcome == custody.Failed || e.outcome == custody.Wait
+	p.never = p.never || e.never
 	if e.prepared != nil {
 		p.prepared, p.refused, p.conflict, p.full = e.prepared, false, false, false
 		p.state, p.why = "prepared", ""

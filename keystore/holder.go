@@ -110,6 +110,7 @@ type secretState struct {
 	pending   []*stored // promised, ascending by generation
 	history   []*stored // newest first
 	tombs     []*tomb   // at most one for all generations, and it is the first
+	marks     []mark    // what was said of manifests that are not promised here (W5)
 	moves     []*move   // Reassigns of the version in force, each seat's in order
 	votes     []vote    // this node's own under Reassigns of the version votesOf
 	votesOf   key.Hash
@@ -157,6 +158,7 @@ type stepResult struct {
 	why      string
 	needPrev bool
 	prevGone bool
+	word     uint8  // on a manifest that is being settled
 	gen      uint64 // of the manifest that came: who brings something new may see what is there
 	sign     *promise
 }
@@ -169,6 +171,7 @@ func refuse(outcome uint8, format string, a ...any) stepResult {
 func (s *secretState) clone() *secretState {
 	c := *s
 	c.pending, c.history, c.tombs = slices.Clone(s.pending), slices.Clone(s.history), slices.Clone(s.tombs)
+	c.marks = slices.Clone(s.marks)
 	c.moves, c.votes, c.vetoed = slices.Clone(s.moves), slices.Clone(s.votes), slices.Clone(s.vetoed)
 	return &c
 }

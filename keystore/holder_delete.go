@@ -53,7 +53,7 @@ func (s *secretState) delete(f holderFacts, d deleteMsg) stepResult {
 // nothing reports whether no record of this secret is here at all.
 func (s *secretState) nothing() bool {
 	return s.floor.Gen == 0 && s.committed == nil && s.kept == nil &&
-		len(s.pending) == 0 && len(s.history) == 0 && len(s.tombs) == 0
+		len(s.pending) == 0 && len(s.history) == 0 && len(s.tombs) == 0 && len(s.marks) == 0
 }
 
 // buried returns the tombstone here that says all that t says, or nil.

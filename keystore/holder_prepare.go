@@ -17,6 +17,8 @@ type prepareMsg struct {
 	prev         *certificate // brought along; nil: none
 	tomb         *tomb        // brought along; nil: none
 	consent      *consent     // to a change of policy, or to tomb; nil: none
+	repaired     bool         // the row comes out of a repair while its seats settle it
+	judged       bool         // with repaired: more seats have promised it than may lie
 }
 
 // prepare is W1: a promise to one manifest a generation, and to one live
@@ -28,6 +30,9 @@ func (s *secretState) prepare(f holderFacts, p prepareMsg) stepResult {
 	}
 	if s.kept != nil && s.kept.Hash == p.m.Hash {
 		return s.complete(f, p)
+	}
+	if r, ok := s.settling(p.m); ok && !p.repaired {
+		return r
 	}
 	next := s.clone()
 	next.charge(f, p.m.Owner)
@@ -70,6 +75,7 @@ func (s *secretState) promise(f holderFacts, p prepareMsg, w *writes) (*stored, 
 		at = len(s.pending)
 	}
 	s.pending = slices.Insert(s.pending, at, e)
+	s.marks = slices.DeleteFunc(s.marks, func(k mark) bool { return k.Hash == e.Hash })
 	return e, stepResult{outcome: custody.OK}
 }
 
@@ -219,7 +225,7 @@ func checkPolicy(_ holderFacts, p prepareMsg, prev *version) stepResult {
 	if m.sane != nil {
 		return refuse(custody.Refused, "%v", m.sane)
 	}
-	if prev == nil || string(prev.Policy) == string(m.Policy) {
+	if prev == nil || string(prev.Policy) == string(m.Policy) || p.repaired && p.judged {
 		return stepResult{outcome: custody.OK}
 	}
 	c := p.consent
@@ -262,8 +268,8 @@ func (s *secretState) wasSeat(f holderFacts, m, prev *version) bool {
 		return true
 	}
 	return slices.ContainsFunc(m.Force, func(h key.Hash) bool {
-		v := s.knownVersion(h)
-		return v != nil && v.SeatOf(f.self) != nil
+		v, k := s.knownVersion(h), s.markOf(h)
+		return v != nil && v.SeatOf(f.self) != nil || k != nil && k.X != 0
 	})
 }
 

@@ -23,6 +23,7 @@ type stateRecord struct {
 	Tombs     []tombRecord       `cbor:"7,keyasint"`
 	Parties   []key.PersonPublic `cbor:"8,keyasint"` // who may know, but the owner; ascending
 	Operator  string             `cbor:"9,keyasint"` // whose quota the record is in
+	Marks     []mark             `cbor:"10,keyasint,omitempty"`
 	Reassign  *reassignRecord    `cbor:"11,keyasint,omitempty"`
 }
 
@@ -98,6 +99,7 @@ func (s *secretState) record() *stateRecord {
 		Owner: s.owner, Floor: s.floor, Committed: one(s.committed), Kept: one(s.kept),
 		Pending: recordsOf(s.pending), History: recordsOf(s.history), Parties: s.parties(), Operator: s.operator,
 		Reassign: s.reassignRecord(),
+		Marks:    s.liveMarks(),
 	}
 	for _, t := range s.tombs {
 		r.Tombs = append(r.Tombs, tombRecord{Hash: t.hash, Object: t.object, Body: t.body, Request: t.request, Approvals: t.approvals, At: t.at, X: t.x, Seats: t.seats})
@@ -177,7 +179,7 @@ func (s *secretState) isParty(p key.PersonPublic) bool {
 // stateOf reads a record that this node wrote. Its signatures were verified
 // then, and the store's seal binds it to its place.
 func stateOf(net key.NetworkID, id key.Hash, r *stateRecord, open func([]byte) (*version, error)) (*secretState, error) {
-	s := &secretState{id: id, owner: r.Owner, operator: r.Operator, floor: r.Floor}
+	s := &secretState{id: id, owner: r.Owner, operator: r.Operator, floor: r.Floor, marks: r.Marks}
 	d := recordReader{open: open, id: id}
 	s.pending, s.history = d.list(r.Pending), d.list(r.History)
 	if l := d.list(r.Committed); len(l) == 1 {

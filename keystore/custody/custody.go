@@ -19,7 +19,7 @@ const (
 	VerbList     uint64 = 36
 	VerbRecover  uint64 = 37
 	VerbDelete   uint64 = 38
-	VerbSettle   uint64 = 39 // reserved
+	VerbSettle   uint64 = 39
 	VerbNotify   uint64 = 40
 	VerbApprove  uint64 = 41
 	VerbAudit    uint64 = 42

@@ -65,6 +65,7 @@ func bodies() map[string]key.Body {
 		"Pass": new(Pass), "PassReply": new(PassReply), "Name": new(Name),
 		"Approve": new(Approve), "ApproveReply": new(ApproveReply),
 		"Notify": new(Notify), "NotifyReply": new(NotifyReply), "Head": new(Head), "HeadReply": new(HeadReply), "Proof": new(Proof),
+		"Settle": new(Settle), "SettleReply": new(SettleReply),
 	}
 	for _, b := range out {
 		var n byte
@@ -85,6 +86,7 @@ func TestVectors(t *testing.T) {
 			"Prepare", "PrepareReply", "Commit", "CommitReply", "Locate", "LocateReply", "List", "ListReply",
 			"Recover", "RecoverReply", "Delete", "DeleteReply", "Pass", "PassReply",
 			"Name", "Approve", "ApproveReply", "Notify", "NotifyReply", "Head", "HeadReply", "Proof",
+			"Settle", "SettleReply",
 		} {
 			fmt.Fprintf(&out, "%s %x\n", name, key.Marshal(all[name]))
 		}
@@ -203,3 +205,5 @@ func FuzzNotifyReply(f *testing.F)  { fuzz[NotifyReply](f, "NotifyReply") }
 func FuzzHead(f *testing.F)         { fuzz[Head](f, "Head") }
 func FuzzHeadReply(f *testing.F)    { fuzz[HeadReply](f, "HeadReply") }
 func FuzzProof(f *testing.F)        { fuzz[Proof](f, "Proof") }
+func FuzzSettle(f *testing.F)       { fuzz[Settle](f, "Settle") }
+func FuzzSettleReply(f *testing.F)  { fuzz[SettleReply](f, "SettleReply") }

@@ -1,0 +1,296 @@
+package keystore
+
+import (
+	"context"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"keymesh/crypto/key"
+	"keymesh/keystore/custody"
+)
+
+// W5 at a node: which promises wait for their writer for too long, and when the
+// seats are asked about them again. What is asked and what follows from it is in
+// custodian_settle_round.go. All of it is in memory: after a start the time of
+// what is pending begins anew, by this node's running time.
+
+const (
+	settleAge   = time.Minute      // how long the writer has
+	settleFull  = 10 * time.Second // when no more pendings are taken here
+	settleAgain = 15 * time.Second // after a round that settled nothing; doubled then
+	settleLast  = 10 * time.Minute // the longest pause
+	settleSoon  = 2 * time.Second  // after another seat asked, or something moved
+
+	settleEvery   = 5 * time.Second
+	settleBatch   = 64 // that are asked about in one turn: SETTLE is metered
+	settleAtOnce  = 8
+	settleTimeout = 3 * time.Second
+
+	maxSettles  = 1 << 16 // promises of this node in mind
+	maxStranger = 1 << 12 // manifests that others asked about
+)
+
+// settleItem is a manifest whose seats are to be asked. The fields below busy
+// belong to who set it.
+type settleItem struct {
+	since time.Time
+	next  time.Time
+	pause time.Duration
+	busy  bool
+
+	m       *version                  // nil: it is pending here
+	before  []*version                // that others have shown
+	refused map[key.NodeID]key.Object // verified
+}
+
+type settleKey struct{ id, manifest key.Hash }
+
+// settles are the manifests that are being settled. Safe for concurrent use.
+type settles struct {
+	mu       sync.Mutex
+	items    map[settleKey]*settleItem
+	bySecret map[key.Hash][]key.Hash // manifests in items
+	strange  int                     // items that are not pending here
+	again    []key.Hash              // secrets with pendings of before the start
+}
+
+func newSettles() *settles {
+	return &settles{items: map[settleKey]*settleItem{}, bySecret: map[key.Hash][]key.Hash{}}
+}
+
+func (x *settles) recheck(id key.Hash, pendings int) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if pendings > 0 {
+		x.again = append(x.again, id)
+	}
+}
+
+func (x *settles) takeAgain(n int) []key.Hash {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	n = min(n, len(x.again))
+	out := x.again[:n]
+	if x.again = x.again[n:]; len(x.again) == 0 {
+		x.again = nil
+	}
+	return out
+}
+
+// note takes in what is pending now, and forgets what does not matter any more.
+func (x *settles) note(s *secretState) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	live := s.live()
+	for _, h := range slices.Clone(x.bySecret[s.id]) {
+		it := x.items[settleKey{s.id, h}]
+		pending := slices.ContainsFunc(live, func(e *stored) bool { return e.Hash == h })
+		if !pending && (it.m == nil || it.m.Gen <= s.top()) {
+			x.drop(settleKey{s.id, h})
+		}
+	}
+	now := time.Now()
+	for _, e := range live {
+		k := settleKey{s.id, e.Hash}
+		it := x.items[k]
+		if it == nil {
+			if len(x.items) >= maxSettles {
+				continue
+			}
+			it = &settleItem{since: now, next: now.Add(settleAge + rand.N(settleAge/4)), pause: settleAgain}
+			x.put(k, it)
+		}
+		if len(live) >= maxPending {
+			it.next = earlier(it.next, it.since.Add(settleFull+rand.N(settleFull/4)))
+		}
+	}
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// put and drop are called with the lock held.
+func (x *settles) put(k settleKey, it *settleItem) {
+	x.items[k] = it
+	x.bySecret[k.id] = append(x.bySecret[k.id], k.manifest)
+	x.strange += btoi(it.m != nil)
+}
+
+func (x *settles) drop(k settleKey) {
+	it := x.items[k]
+	if it == nil {
+		return
+	}
+	x.strange -= btoi(it.m != nil)
+	delete(x.items, k)
+	left := slices.DeleteFunc(x.bySecret[k.id], func(h key.Hash) bool { return h == k.manifest })
+	if x.bySecret[k.id] = left; len(left) == 0 {
+		delete(x.bySecret, k.id)
+	}
+}
+
+// asked notes that another seat settles the manifest, which may be none of this
+// node's promises, with what it showed; both are verified.
+func (x *settles) asked(m *version, pending bool, before []*version, refused map[key.NodeID]key.Object) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	k := settleKey{m.ID, m.Hash}
+	it := x.items[k]
+	now := time.Now()
+	soon := now.Add(settleSoon + rand.N(settleSoon))
+	if it == nil {
+		if pending || x.strange >= maxStranger {
+			return // its own time comes
+		}
+		it = &settleItem{since: now, next: soon, pause: settleAgain, m: m}
+		x.put(k, it)
+	}
+	news := it.learn(m, before, refused)
+	if news && now.Sub(it.since) >= settleAge {
+		it.next = earlier(it.next, soon)
+	}
+}
+
+// learn reports whether something of it is new.
+func (it *settleItem) learn(m *version, before []*version, refused map[key.NodeID]key.Object) bool {
+	news := false
+	for _, v := range before {
+		known := slices.ContainsFunc(it.before, func(o *version) bool { return o.Hash == v.Hash })
+		if !known && slices.Contains(m.line(), v.Hash) {
+			it.before, news = append(it.before, v), true
+		}
+	}
+	for node, o := range refused {
+		if _, ok := it.refused[node]; ok {
+			continue
+		}
+		if it.refused == nil {
+			it.refused = map[key.NodeID]key.Object{}
+		}
+		it.refused[node], news = o, true
+	}
+	return news
+}
+
+// known is what others have shown of a manifest.
+func (x *settles) known(k settleKey) (before []*version, refused map[key.NodeID]key.Object) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	it := x.items[k]
+	refused = map[key.NodeID]key.Object{}
+	if it == nil {
+		return nil, refused
+	}
+	for n, o := range it.refused {
+		refused[n] = o
+	}
+	return slices.Clone(it.before), refused
+}
+
+// due takes the items whose time has come.
+func (x *settles) due() map[settleKey]*version {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	out := map[settleKey]*version{}
+	now := time.Now()
+	for k, it := range x.items {
+		if len(out) == settleBatch {
+			break
+		}
+		if !it.busy && !now.Before(it.next) {
+			it.busy = true
+			out[k] = it.m
+		}
+	}
+	return out
+}
+
+// done ends a turn. over: nothing is left to settle. moved: something changed,
+// so that the others are asked again soon.
+func (x *settles) done(k settleKey, over, moved bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	it := x.items[k]
+	switch {
+	case it == nil:
+		return
+	case over:
+		x.drop(k)
+		return
+	}
+	it.busy = false
+	wait := it.pause
+	if it.pause = min(2*it.pause, settleLast); moved {
+		wait, it.pause = settleSoon, settleAgain
+	}
+	it.next = time.Now().Add(wait*4/5 + rand.N(wait*2/5+1))
+}
+
+// settleAll runs until ctx ends.
+func (c *custodian) settleAll(ctx context.Context) {
+	t := time.NewTimer(rand.N(settleEvery))
+	defer t.Stop()
+	var g sync.WaitGroup
+	defer g.Wait()
+	slots := make(chan struct{}, settleAtOnce)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		t.Reset(settleEvery*4/5 + rand.N(settleEvery*2/5))
+		for _, id := range c.settles.takeAgain(recheckRound) {
+			if s, err := c.peek(ctx, id); err == nil {
+				c.settles.note(s)
+			}
+		}
+		for k, m := range c.settles.due() {
+			select {
+			case slots <- struct{}{}:
+			case <-ctx.Done():
+				return
+			}
+			g.Go(func() {
+				defer func() { <-slots }()
+				over, moved := c.settleOne(ctx, k, m)
+				c.settles.done(k, over, moved)
+			})
+		}
+	}
+}
+
+// settle serves SETTLE.
+func (c *custodian) settle(ctx context.Context, from key.NodeID, q *custody.Settle) (key.Body, error) {
+	no := func(why string) (key.Body, error) {
+		return &custody.SettleReply{Outcome: custody.Refused, Why: bounded(why)}, nil
+	}
+	m, err := c.openManifest(q.Manifest)
+	if err != nil {
+		return no(err.Error())
+	}
+	s, err := c.peek(ctx, m.ID)
+	if err != nil {
+		return &custody.SettleReply{Outcome: custody.Failed, Why: c.failed(err).why}, ctx.Err()
+	}
+	before, err := c.openBefore(m, s, q.Before)
+	if err != nil {
+		return no(err.Error())
+	}
+	f := c.facts(from)
+	p := newPoll(f, m, before)
+	if !slices.Contains(p.seats(), from) {
+		return no("the sending node has no seat in it or before it")
+	}
+	if len(q.Refused) > custody.MaxRefused {
+		return no("too many refusals")
+	}
+	c.takeRefused(p, q.Refused)
+	return c.settleReply(ctx, f, p, q)
+}
