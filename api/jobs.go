@@ -13,6 +13,7 @@ import (
 
 	"keymesh/api/apitype"
 	"keymesh/crypto/key"
+	"keymesh/keystore"
 )
 
 // Bounds of jobs.
@@ -106,7 +107,7 @@ func (s *Server) startJob(r *request, verb string, run func(ctx context.Context)
 	}
 	id, timeout := r.id, r.timeout
 	up.work.Go(func() {
-		ctx, cancel := context.WithTimeout(up.ctx, timeout)
+		ctx, cancel := context.WithTimeout(keystore.WithRequestID(up.ctx, id), timeout)
 		defer cancel()
 		s.runJob(ctx, j, id, run)
 	})

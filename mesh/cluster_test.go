@@ -22,6 +22,7 @@ type book struct {
 	notes map[noteKey]Note
 	fail  error
 	saves int
+	said  []Membership // what the notes said that was new
 }
 
 func (b *book) Load() ([]Note, error) {
@@ -45,6 +46,7 @@ func (b *book) Save(notes []Note) error {
 	}
 	b.saves++
 	for _, n := range notes {
+		b.said = append(b.said, n.Membership(b.notes[noteKey{n.Kind, n.ID}].Value)...)
 		if n.Value == nil {
 			delete(b.notes, noteKey{n.Kind, n.ID})
 		} else {
