@@ -217,6 +217,7 @@ func TestDocumentHasEveryMember(t *testing.T) {
 		"PolicyVerdict": apitype.PolicyVerdict{}, "Way": apitype.Way{}, "Alone": apitype.Alone{},
 		"Pending": apitype.Pending{}, "Request": apitype.Request{}, "Said": apitype.Said{}, "Requests": apitype.Requests{}, "Word": apitype.Word{}, "Heard": apitype.Heard{},
 		"Job": apitype.Job{}, "ReshareRequest": apitype.ReshareRequest{}, "Rehearsal": apitype.Rehearsal{}, "Approver": apitype.Approver{},
+		"Ask": apitype.Ask{}, "ReceiptRequest": apitype.ReceiptRequest{}, "Receipt": apitype.Receipt{}, "Release": apitype.Release{},
 		"KitRequest": apitype.KitRequest{}, "Kit": apitype.Kit{}, "KitNode": apitype.KitNode{}, "PersonInfo": apitype.PersonInfo{},
 		"AuditEntry": apitype.AuditEntry{}, "AuditPage": apitype.AuditPage{}, "AuditCheck": apitype.AuditCheck{}, "AuditPeer": apitype.AuditPeer{},
 		"AuditExportCheck": apitype.AuditExportCheck{},

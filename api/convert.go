@@ -48,6 +48,7 @@ func recovered(r keystore.Recovered) apitype.Recovered {
 	return apitype.Recovered{
 		Value: r.Value, Name: r.Name, ID: r.ID.String(), Manifest: text(r.Manifest), Gen: r.Gen,
 		Used: nodeIDs(r.Used), Bad: badRows(r.Bad), Policy: r.Policy,
+		Request: text(r.Request), Receipt: r.Receipt,
 	}
 }
 

@@ -147,6 +147,7 @@ func New(cfg Config) (*Server, error) {
 	maps.Copy(s.routes, s.peerEndpoints())
 	maps.Copy(s.routes, s.jobEndpoints())
 	maps.Copy(s.routes, s.reshareEndpoints())
+	maps.Copy(s.routes, s.receiptEndpoints())
 	maps.Copy(s.routes, s.auditEndpoints())
 	return s, nil
 }

@@ -193,15 +193,22 @@ func (t *jobs) find(id string, p key.PersonPublic) *job {
 	return nil
 }
 
-// poll waits for done for at most d, where there is room to wait.
-func (t *jobs) poll(ctx context.Context, d time.Duration, done <-chan struct{}) {
-	if d <= 0 {
-		return
-	}
+// slot is the room for one answer that is waited for, if there is any; free it
+// in either case.
+func (t *jobs) slot() (free func(), ok bool) {
 	select {
 	case t.polls <- struct{}{}:
-		defer func() { <-t.polls }()
+		return func() { <-t.polls }, true
 	default:
+		return func() {}, false
+	}
+}
+
+// poll waits for done for at most d, where there is room to wait.
+func (t *jobs) poll(ctx context.Context, d time.Duration, done <-chan struct{}) {
+	free, ok := t.slot()
+	defer free()
+	if d <= 0 || !ok {
 		return
 	}
 	timer := time.NewTimer(d)

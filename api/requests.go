@@ -17,6 +17,7 @@ import (
 // them; *keystore.Store has it.
 type Requests interface {
 	Requests(ctx context.Context, p keystore.Person) ([]keystore.RequestView, error)
+	Look(ctx context.Context, p keystore.Person, request key.Hash) (keystore.RequestView, error)
 	Approve(ctx context.Context, p keystore.Person, request key.Hash, note string) error
 	Deny(ctx context.Context, p keystore.Person, request key.Hash, note string) error
 	Cancel(ctx context.Context, p keystore.Person, request key.Hash) error
@@ -31,9 +32,12 @@ const (
 
 func (s *Server) requestEndpoints() map[string]map[string]endpoint {
 	return map[string]map[string]endpoint{
-		apitype.PathRequests: {http.MethodGet: {person: true, serve: s.listRequests}},
+		apitype.PathRequests: {
+			http.MethodGet:  {person: true, serve: s.listRequests},
+			http.MethodPost: {person: true, body: true, serve: s.ask},
+		},
 		patternRequest: {
-			http.MethodGet:    {person: true, serve: s.oneRequest},
+			http.MethodGet:    {person: true, query: []string{"wait", "seen"}, serve: s.oneRequest},
 			http.MethodDelete: {person: true, serve: s.cancelRequest},
 		},
 		patternApprove: {http.MethodPost: {person: true, body: true, serve: s.approve}},
@@ -75,27 +79,6 @@ func (s *Server) listRequests(r *request) (answer, error) {
 		out.Items = append(out.Items, n.requestView(v))
 	}
 	return reply(http.StatusOK, out)
-}
-
-func (s *Server) oneRequest(r *request) (answer, error) {
-	h, err := requestHash(r)
-	if err != nil {
-		return answer{}, err
-	}
-	all, err := s.cfg.Requests.Requests(r.ctx, r.person)
-	if err != nil {
-		return answer{}, err
-	}
-	n, err := s.namesFor(r)
-	if err != nil {
-		return answer{}, err
-	}
-	for _, v := range all {
-		if v.Hash == h {
-			return reply(http.StatusOK, n.requestView(v))
-		}
-	}
-	return answer{}, keystore.ErrNoRequest
 }
 
 func (s *Server) approve(r *request) (answer, error) { return s.say(r, s.cfg.Requests.Approve) }
@@ -190,13 +173,19 @@ func (n *names) requestView(v keystore.RequestView) apitype.Request {
 		Request: v.Hash.String(), Words: present(v.Words), ID: v.ID.String(), Name: v.Name, Gen: v.Gen,
 		Owner: v.Owner.String(), Requester: v.Requester.String(), Reason: bounded(v.Reason), State: v.State,
 		Created: v.Created.UTC(), Expires: v.Expires.UTC(), Mine: v.Mine, Approver: v.Approver, Veto: v.Veto,
-		Have: v.Have, Need: v.Need, Missing: present(v.Missing), Wait: seconds(v.Wait), Said: []apitype.Said{},
+		Have: v.Have, Need: v.Need, Missing: present(v.Missing), Wait: seconds(v.Wait), Said: n.said(v.Approvals),
 	}
 	if v.Change != nil {
 		out.Change = policyFor(v.Change, v.Owner, n)
 	}
-	for _, a := range v.Approvals {
-		out.Said = append(out.Said, apitype.Said{Person: a.Person.String(), Name: n.who(a.Person), Denied: a.Verdict != share.VerdictApprove, Note: bounded(a.Note)})
+	return out
+}
+
+// said are the words on a request; never nil.
+func (n *names) said(in []keystore.ApprovalView) []apitype.Said {
+	out := make([]apitype.Said, 0, len(in))
+	for _, a := range in {
+		out = append(out, apitype.Said{Person: a.Person.String(), Name: n.who(a.Person), Denied: a.Verdict != share.VerdictApprove, Note: bounded(a.Note)})
 	}
 	return out
 }

@@ -1,10 +1,12 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -23,6 +25,10 @@ type fakeRequests struct {
 	hash  key.Hash
 	note  string
 
+	mu      sync.Mutex
+	looks   int
+	looking func(n int, views []keystore.RequestView) // not nil: called by the n-th Look
+
 	rehearsal  keystore.Rehearsal
 	rehearsing func(context.Context) // not nil: called by Rehearse
 }
@@ -30,6 +36,22 @@ type fakeRequests struct {
 func (f *fakeRequests) Requests(_ context.Context, p keystore.Person) ([]keystore.RequestView, error) {
 	f.who = p
 	return f.views, f.err
+}
+
+func (f *fakeRequests) Look(_ context.Context, p keystore.Person, h key.Hash) (keystore.RequestView, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.who = p
+	f.looks++
+	if f.looking != nil {
+		f.looking(f.looks, f.views)
+	}
+	for _, v := range f.views {
+		if v.Hash == h && f.err == nil {
+			return v, nil
+		}
+	}
+	return keystore.RequestView{}, cmp.Or(f.err, keystore.ErrNoRequest)
 }
 
 func (f *fakeRequests) word(what string, p keystore.Person, h key.Hash, note string) error {

@@ -247,13 +247,24 @@ func (s *Server) recover(r *request) (answer, error) {
 		}
 		o.Manifest = m
 	}
-	res, err := s.cfg.Secrets.Recover(r.ctx, r.person, r.name, o)
+	return s.recoverWith(r, r.name, o)
+}
+
+// recoverWith recovers and answers with the value, or with what is missing.
+func (s *Server) recoverWith(r *request, name string, o keystore.RecoverOptions) (answer, error) {
+	res, err := s.cfg.Secrets.Recover(r.ctx, r.person, name, o)
 	if err != nil {
 		clear(res.Value)
 		return answer{}, err
 	}
 	defer clear(res.Value)
-	body, err := apitype.EncodeRecovered(recovered(res))
+	n, err := s.namesFor(r)
+	if err != nil {
+		return answer{}, err
+	}
+	out := recovered(res)
+	out.Said = n.said(res.Approvals)
+	body, err := apitype.EncodeRecovered(out)
 	if err != nil {
 		return answer{}, err
 	}

@@ -50,6 +50,12 @@ type Request struct {
 	Missing  []string  `json:"missing"`
 	Wait     uint64    `json:"wait,omitempty"` // seconds
 	Said     []Said    `json:"said"`
+	// Ready: enough holders say that they would release now. It and Version are
+	// set only where one request is asked for.
+	Ready bool `json:"ready,omitempty"`
+	// Version changes with everything but Wait. GET with it in the parameter
+	// seen, and with wait, is answered once it is another.
+	Version string `json:"version,omitempty"`
 }
 
 // Said is one person's signed word on a request.
@@ -63,6 +69,20 @@ type Said struct {
 // Requests is the answer to GET /api/v1/requests, youngest first.
 type Requests struct {
 	Items []Request `json:"items"`
+}
+
+// Ask is the body of POST /api/v1/requests: a recovery of a secret by its id,
+// which is how somebody whom the policy lets asks for what another person owns.
+// The answers are those of recover.
+type Ask struct {
+	ID string `json:"id"`
+	// Name and Tag go together, and to the approvers, who prove the name with
+	// them. An approver card tells the tag of each name.
+	Name     string `json:"name,omitempty"`
+	Tag      string `json:"tag,omitempty"`
+	Gen      uint64 `json:"gen,omitempty"`
+	Manifest string `json:"manifest,omitempty"`
+	Reason   string `json:"reason,omitempty"`
 }
 
 // Word is the body of approve and deny.

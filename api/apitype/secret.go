@@ -123,6 +123,13 @@ type Recovered struct {
 	Used     []string `json:"used"` // node ids
 	Bad      []Bad    `json:"bad"`
 	Policy   string   `json:"policy,omitempty"` // in words
+	// Request is the one that the holders released to, Said the words of others
+	// that they released by.
+	Request string `json:"request,omitempty"`
+	Said    []Said `json:"said,omitempty"`
+	// Receipt proves the recovery to anybody: see PathReceiptVerify. Absent when
+	// what the holders sent proves none.
+	Receipt Bytes `json:"receipt,omitempty"`
 }
 
 // DeleteResult is the answer to DELETE once every seat has acknowledged.
