@@ -78,7 +78,7 @@ type Audit struct {
 	rotate int64 // bytes after which a segment is closed
 	marker *os.File
 
-	queue   auditQueue
+	queue   queue[*auditWait]
 	admit   *semaphore.Weighted
 	stopped atomic.Pointer[error]
 

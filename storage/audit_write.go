@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -14,53 +13,6 @@ import (
 type auditWait struct {
 	entry AuditEntry
 	done  chan error // holds one; the writer sends exactly once
-}
-
-// auditQueue holds the Appends that wait for the writer. The semaphore of the
-// Audit bounds it.
-type auditQueue struct {
-	mu     sync.Mutex
-	wake   sync.Cond // L is &mu
-	list   []*auditWait
-	closed bool
-}
-
-func (q *auditQueue) init() { q.wake.L = &q.mu }
-
-// push reports false when the queue takes no more.
-func (q *auditQueue) push(w *auditWait) bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.closed {
-		return false
-	}
-	q.list = append(q.list, w)
-	q.wake.Signal()
-	return true
-}
-
-func (q *auditQueue) close() {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.closed = true
-	q.wake.Broadcast()
-}
-
-// take waits for Appends and returns those of one group, or nil when the queue
-// is closed and empty.
-func (q *auditQueue) take() []*auditWait {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	for len(q.list) == 0 {
-		if q.closed {
-			return nil
-		}
-		q.wake.Wait()
-	}
-	n := min(len(q.list), maxGroup)
-	group := q.list[:n:n]
-	q.list = q.list[n:]
-	return group
 }
 
 // Run writes what Append queues. It returns when ctx ends or Close is called,
@@ -84,7 +36,7 @@ func (a *Audit) Run(ctx context.Context) error {
 // answers what is queued with the error.
 func (a *Audit) write() {
 	for {
-		group := a.queue.take()
+		group := a.queue.take(func(list []*auditWait) int { return min(len(list), maxGroup) })
 		if group == nil {
 			return
 		}

@@ -60,7 +60,7 @@ type DB struct {
 	bolt *bolt.DB
 
 	next  atomic.Uint64 // the next sequence
-	queue queue
+	queue queue[*batch]
 	admit *semaphore.Weighted // bytes of Commits queued and under way
 	room  room
 

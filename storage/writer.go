@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"runtime/debug"
-	"sync"
 
 	bolt "go.etcd.io/bbolt"
 
@@ -59,65 +58,21 @@ func (db *DB) sealBatch(recs []share.Record, weight int64) *batch {
 	return b
 }
 
-// queue holds the batches that wait for the writer. The semaphore of the DB
-// bounds it.
-type queue struct {
-	mu     sync.Mutex
-	wake   sync.Cond // L is &mu
-	list   []*batch
-	closed bool
-}
-
-func (q *queue) init() { q.wake.L = &q.mu }
-
-// push reports false when the queue takes no more.
-func (q *queue) push(b *batch) bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.closed {
-		return false
-	}
-	q.list = append(q.list, b)
-	q.wake.Signal()
-	return true
-}
-
-func (q *queue) close() {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.closed = true
-	q.wake.Broadcast()
-}
-
-// take waits for batches and returns those of one transaction, or nil when the
-// queue is closed and empty.
-func (q *queue) take() []*batch {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	for len(q.list) == 0 {
-		if q.closed {
-			return nil
-		}
-		q.wake.Wait()
-	}
+// oneTransaction is how many of the batches that wait are written together.
+func oneTransaction(list []*batch) int {
 	n, weight := 0, int64(0)
-	for n < len(q.list) && weight < groupBytes {
-		weight += q.list[n].weight
+	for n < len(list) && weight < groupBytes {
+		weight += list[n].weight
 		n++
 	}
-	group := q.list[:n:n]
-	q.list = q.list[n:]
-	if len(q.list) == 0 {
-		q.list = nil
-	}
-	return group
+	return n
 }
 
 // write commits groups until the queue is closed and empty. After a failure it
 // answers what is queued with the error.
 func (db *DB) write() {
 	for {
-		group := db.queue.take()
+		group := db.queue.take(oneTransaction)
 		if group == nil {
 			return
 		}
