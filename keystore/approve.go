@@ -2,6 +2,7 @@ package keystore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -191,6 +192,9 @@ func (s *Store) Cancel(ctx context.Context, p Person, request key.Hash) error {
 		return fmt.Errorf("%w: no person", ErrInput)
 	}
 	a, err := s.asks.own(p, request)
+	if errors.Is(err, ErrNoRequest) {
+		return s.withdraw(ctx, p, request)
+	}
 	if err != nil {
 		return err
 	}

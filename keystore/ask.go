@@ -169,23 +169,29 @@ func (g *reading) provenName() (string, key.Hash) {
 	return g.s.asks.nameOf(m)
 }
 
-// boxes seal (tag, name) to the nodes of those who are asked.
+// boxes are the name boxes of a recovery.
 func (g *reading) boxes() []custody.NameBox {
-	pol, err := policy.Parse(g.use.Policy)
-	if err != nil || g.kept == nil || g.kept.name == "" {
+	if g.kept == nil || g.kept.name == "" {
 		return nil
 	}
-	told := append(pol.Approvers(g.use.Owner), pol.VetoKeys(g.use.Owner)...)
-	told = append(told, g.use.Owner)
-	plain := key.Marshal(&custody.Name{Tag: g.kept.tag, Name: g.kept.name})
+	return nameBoxes(newVersion(g.use), g.roster, g.request.Hash, g.kept.name, g.kept.tag)
+}
+
+// nameBoxes seal (tag, name) to the nodes of those who are asked.
+func nameBoxes(v *version, r roster, request key.Hash, name string, tag key.Hash) []custody.NameBox {
+	if v.policy == nil {
+		return nil
+	}
+	told := v.audience()
+	plain := key.Marshal(&custody.Name{Tag: tag, Name: name})
 	defer clear(plain)
 	var out []custody.NameBox
-	for id, m := range g.roster {
+	for id, m := range r {
 		concerned := slices.ContainsFunc(m.Persons, func(k key.PersonPublic) bool { return slices.Contains(told, k) })
 		if !concerned || m.Revoked || len(out) >= custody.MaxNames {
 			continue
 		}
-		if box, err := seal.To(m.SealingKey, nameInfo(id, g.request.Hash), plain); err == nil {
+		if box, err := seal.To(m.SealingKey, nameInfo(id, request), plain); err == nil {
 			out = append(out, custody.NameBox{Node: id, Box: box})
 		}
 	}

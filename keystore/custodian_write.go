@@ -42,7 +42,7 @@ func (c *custodian) prepare(ctx context.Context, from key.NodeID, q *custody.Pre
 		return nil, err
 	}
 	reply := &custody.PrepareReply{Outcome: r.outcome, Receipt: receipt, Why: bounded(r.why), NeedPrev: r.needPrev}
-	if r.outcome == custody.Refused {
+	if r.outcome == custody.Refused || r.outcome == custody.OK {
 		reply.Progress = progress
 	}
 	if there != nil {
@@ -69,7 +69,7 @@ func (c *custodian) askPrepare(ctx context.Context, from key.NodeID, p prepareMs
 	if con == nil || con.Verb != share.VerbPolicy || con.ID != p.m.ID || string(con.Payload) != string(p.m.Hash[:]) {
 		return nil, nil
 	}
-	d, err := c.ask(ctx, from, con, q.Request, q.Approvals)
+	d, err := c.ask(ctx, from, con, q.Request, q.Approvals, q.Names)
 	if d == nil {
 		return nil, err
 	}
@@ -196,7 +196,7 @@ func (c *custodian) approvers(request key.Hash, approvals [][]byte, now uint64, 
 // ask takes in the request that came with a write, when it is for that write
 // and of a party, so that words on it are counted and delays run. The decision
 // is nil when there is nothing to take in; the consent is then judged as it is.
-func (c *custodian) ask(ctx context.Context, from key.NodeID, con *consent, request []byte, approvals [][]byte) (*decision, error) {
+func (c *custodian) ask(ctx context.Context, from key.NodeID, con *consent, request []byte, approvals [][]byte, names []custody.NameBox) (*decision, error) {
 	s, err := c.visible(ctx, con.ID, con.Person)
 	if err != nil {
 		return nil, err
@@ -204,7 +204,7 @@ func (c *custodian) ask(ctx context.Context, from key.NodeID, con *consent, requ
 	if s == nil {
 		return nil, nil // the step refuses, or the policy came along
 	}
-	d, err := c.keep(ctx, arrival{SignedRequest: con.SignedRequest, from: from, bytes: request, approvals: approvals})
+	d, err := c.keep(ctx, arrival{SignedRequest: con.SignedRequest, from: from, bytes: request, approvals: approvals, names: names})
 	if err != nil {
 		return nil, err
 	}
@@ -296,7 +296,7 @@ func (c *custodian) askDelete(ctx context.Context, from key.NodeID, m deleteMsg,
 	if con == nil || con.Verb != share.VerbDelete || con.ID != m.tomb.ID || string(con.Payload) != string(m.tomb.body) {
 		return nil, 0, nil
 	}
-	d, err := c.ask(ctx, from, con, q.Request, q.Approvals)
+	d, err := c.ask(ctx, from, con, q.Request, q.Approvals, nil)
 	if d == nil || err != nil {
 		return nil, 0, err
 	}

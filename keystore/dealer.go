@@ -135,7 +135,7 @@ const (
 
 func (d *dealing) put(ctx context.Context) (PutResult, error) {
 	if w := d.unanswered(); w != nil {
-		out := d.drive(ctx, w)
+		w, out := d.run(ctx, w)
 		switch {
 		case out.dead: // as if it had never been
 		case out.ok || !out.conflict:
@@ -156,7 +156,7 @@ func (d *dealing) put(ctx context.Context) (PutResult, error) {
 		if err != nil {
 			return PutResult{}, d.told(err)
 		}
-		out := d.drive(ctx, w)
+		w, out := d.run(ctx, w)
 		if out.ok || !out.conflict || attempt == maxAttempts {
 			return d.result(w, out)
 		}
@@ -213,7 +213,11 @@ func (d *dealing) unanswered() *write {
 		}
 	}
 	if best != nil && best.consent != nil {
-		best.consent = d.consent(best.m) // the one in the journal may have expired
+		for _, b := range best.before {
+			if b.Hash == best.m.Prev {
+				d.askConsent(best, b) // the one in the journal may have expired
+			}
+		}
 	}
 	return best
 }
@@ -432,7 +436,7 @@ func (d *dealing) split(m *share.Manifest, best *certified, where *placed) (*wri
 		w.tomb, w.tombConsent = t.bytes, t.consent
 	}
 	if best != nil && string(best.m.Policy) != string(m.Policy) {
-		w.consent = d.consent(signed)
+		d.askConsent(w, best.m)
 	}
 	return w, nil
 }
@@ -443,15 +447,6 @@ func (d *dealing) before(m *share.Manifest) ([]*share.SignedManifest, error) {
 		d.view.learn(o)
 	}
 	return d.view.beforeOf(m)
-}
-
-// consent asks the seats to take another policy. The owner's word is enough
-// where the old policy says so.
-func (d *dealing) consent(m *share.SignedManifest) []byte {
-	now := unix()
-	r := share.Request{ID: m.ID, Gen: m.Gen, Verb: share.VerbPolicy, Payload: m.Hash[:], Created: now, Expires: now + share.RequestLifeOwner}
-	rand.Read(r.Nonce[:])
-	return share.SignRequest(d.p.Key, d.s.cfg.ID, r).Object.Encode()
 }
 
 // notes are the consequences of the numbers that were asked for.

@@ -50,6 +50,9 @@ func (w *write) prepare(ctx context.Context, id key.NodeID) event {
 		// With the certificate no seat asks for consent any more, and it may
 		// have expired since.
 		msg.Request = w.consent
+		if w.asked != nil {
+			msg.Approvals, msg.Names = w.asked.approvals(), w.asked.names
+		}
 	}
 	if w.m.SeatOf(id) != nil {
 		msg.Row, msg.Payload = w.rows[id], w.ct
@@ -62,7 +65,7 @@ func (w *write) prepare(ctx context.Context, id key.NodeID) event {
 			return event{node: id, err: err}
 		}
 		unsure = unsure || lost
-		e := event{node: id, outcome: reply.Outcome, why: reply.Why, unsure: unsure}
+		e := event{node: id, outcome: reply.Outcome, why: reply.Why, unsure: unsure, heard: reply.Progress}
 		if reply.Outcome == custody.OK {
 			o, verified, err := w.receipt(key.TypePrepared, id, reply.Receipt)
 			if err != nil {

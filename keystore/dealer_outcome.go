@@ -10,18 +10,22 @@ import (
 
 	"keymesh/crypto/key"
 	"keymesh/crypto/share"
+	"keymesh/keystore/custody"
 )
 
 // outcome is the first verdict on a write.
 type outcome struct {
 	ok        bool // acknowledged, or certified and then overtaken
 	overtaken bool
-	conflict  bool // other manifests stand in the way
-	stale     bool // something newer is there: there is nothing to wait for
-	dead      bool // and never will be: so many seats have signed that
-	notStored bool // and will not be: so many seats refused, or another successor of prev is certified
-	undecided bool // seats that are still asked may make it not stored
-	full      bool // for want of room
+	conflict  bool                // other manifests stand in the way
+	stale     bool                // something newer is there: there is nothing to wait for
+	dead      bool                // and never will be: so many seats have signed that
+	notStored bool                // and will not be: so many seats refused, or another successor of prev is certified
+	waits     bool                // for consent to another policy, and for nothing else
+	heard     []*custody.Progress // what seats say of the consent
+	asked     *asked              // with the words that were heard; set by dealing.run
+	undecided bool                // seats that are still asked may make it not stored
+	full      bool                // for want of room
 	failed    error
 	shown     []*certified
 	have      uint64 // the highest generation that was shown certified
@@ -42,6 +46,8 @@ func (w *write) judge(final bool) *outcome {
 		out.ok, out.overtaken = true, true
 	case w.newer:
 		out.conflict, out.stale = true, true
+	case w.waits() && !w.dead():
+		out.waits, out.heard = true, w.heard()
 	case w.cert == nil && (w.hopeless() || w.failed != nil):
 		out.conflict = w.conflicting()
 	case !final:
@@ -185,6 +191,8 @@ func (d *dealing) result(w *write, out *outcome) (PutResult, error) {
 // failure is the error for a write that is not known to be stored.
 func (d *dealing) failure(w *write, out *outcome) error {
 	switch {
+	case out.waits && out.asked != nil:
+		return d.pending(w, out)
 	case out.stale && out.notStored:
 		return &ConflictError{Want: w.prevGen(), Have: out.have, Why: fmt.Sprintf("generation %d came first", out.have)}
 	case out.full:
@@ -250,7 +258,7 @@ func (d *dealing) lost(ctx context.Context, w *write, out *outcome) (PutResult, 
 // again is the same write from its start: what was promised is promised again.
 func (w *write) again() *write {
 	a := w.s.newWrite(w.m, w.before)
-	a.prev, a.tomb, a.consent, a.ct, a.digest, a.journaled, a.conditional = w.prev, w.tomb, w.consent, w.ct, w.digest, true, w.conditional
+	a.prev, a.tomb, a.consent, a.asked, a.ct, a.digest, a.journaled, a.conditional = w.prev, w.tomb, w.consent, w.asked, w.ct, w.digest, true, w.conditional
 	a.resumed, a.tombConsent = true, w.tombConsent
 	for id, row := range w.rows {
 		a.rows[id] = slices.Clone(row)

@@ -22,6 +22,7 @@ type write struct {
 	prev    *certified              // prev with its certificate; nil: none, or not known
 	tomb    []byte                  // when the name was deleted before
 	consent []byte                  // to a change of policy
+	asked   *asked                  // when it is not the owner's alone to give
 
 	tombConsent [][]byte              // of tomb, when not the owner signed it: Request and Approvals
 	rows        map[key.NodeID][]byte // encoded; only of seats that may need theirs
@@ -59,14 +60,16 @@ type group struct {
 
 // progress is how far one node is.
 type progress struct {
-	prepared  *key.Object // verified receipt
-	committed bool        // verified Committed receipt
-	gone      bool        // says that prev's row is there no more
-	busy      bool        // a call is under way
-	tries     int         // finished calls since the certificate
-	refused   bool        // answered, and not with a receipt
-	promised  bool        // has promised, or may have: an answer was lost
-	never     bool        // has signed that it never will: a verified Refused
+	prepared  *key.Object       // verified receipt
+	committed bool              // verified Committed receipt
+	gone      bool              // says that prev's row is there no more
+	busy      bool              // a call is under way
+	tries     int               // finished calls since the certificate
+	refused   bool              // answered, and not with a receipt
+	held      bool              // waits for more consent
+	heard     *custody.Progress // what it says of the consent
+	promised  bool              // has promised, or may have: an answer was lost
+	never     bool              // has signed that it never will: a verified Refused
 	full      bool
 	conflict  bool
 	there     uint64 // a generation that it says is there, which proves nothing
@@ -133,7 +136,7 @@ func (w *write) certifiable() bool {
 // hopeless: not enough receipts, even if all that are still asked give theirs.
 func (w *write) hopeless() bool {
 	return !w.every(func(group) func(*progress) bool {
-		return func(p *progress) bool { return prepared(p) || p.busy }
+		return func(p *progress) bool { return prepared(p) || p.busy || p.held }
 	})
 }
 
@@ -170,8 +173,9 @@ type event struct {
 	outcome  uint8 // of package custody; 0: no answer
 	why      string
 	there    *custody.State
-	unsure   bool // an earlier try may have taken effect
-	never    bool // a verified Refused came
+	heard    *custody.Progress // of the consent
+	unsure   bool              // an earlier try may have taken effect
+	never    bool              // a verified Refused came
 	err      error
 }
 
@@ -253,7 +257,7 @@ func (d *driver) verdict(final bool) {
 		return
 	}
 	d.answered, d.abandoned = d.answered || out.ok, out.notStored
-	if d.cert == nil && (!final || d.last != nil) {
+	if d.cert == nil && !out.waits && (!final || d.last != nil) {
 		d.cancel()
 	}
 	if out.notStored {
@@ -313,6 +317,9 @@ func (w *write) apply(e event) {
 	}
 	p := w.progress[e.node]
 	p.busy = false
+	if e.heard != nil {
+		p.heard = e.heard
+	}
 	if e.there != nil {
 		if err := w.view.merge(e.node, e.there); err != nil {
 			w.s.log.Debug("a holder shows what does not verify", "node", e.node.Short(), "err", err)
@@ -339,6 +346,8 @@ func (w *write) apply(e event) {
 		if e.outcome != custody.OK {
 			p.why = quoted(e.why)
 		}
+	case w.asked != nil && e.outcome == custody.Refused && w.asked.waitsAt(e.node, e.heard):
+		p.held, p.state, p.why = true, "pending", "waits for the consent to another policy"
 	default:
 		p.refused, p.state, p.why = true, "refused", quoted(e.why)
 		switch e.outcome {

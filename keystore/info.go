@@ -146,7 +146,7 @@ func (d *dealing) plan() (PutResult, error) {
 		return PutResult{}, err
 	}
 	out := PutResult{Name: d.h.name, ID: d.h.id, Gen: m.Gen, N: pl.n, K: pl.k, W: pl.w, Created: best == nil, Policy: m.Policy,
-		Notes: append(pl.notes(d.o.W), where.notes...)}
+		Notes: append(append(pl.notes(d.o.W), where.notes...), d.consentNote(m, best)...)}
 	for _, st := range pl.describe(where.seats) {
 		if st.State == "sent" {
 			st.State = "pending"

@@ -120,6 +120,7 @@ func (s *Store) loadWrite(b []byte) (*write, error) {
 			return nil, err
 		}
 	}
+	w.resumeAsked(s.cfg.ID)
 	return w, nil
 }
 

@@ -259,6 +259,14 @@ func (f *finisher) try(ctx context.Context, p share.Place) {
 		f.forget(p)
 		return
 	}
+	if w.unwanted() {
+		if m, err := f.s.mark(p.ID); w.asked.lost() || err == nil && m.Gen >= p.Gen {
+			f.forget(p)
+		} else {
+			f.rest(p)
+		}
+		return
+	}
 	w.run(ctx, ctx, nil)
 }
 
@@ -296,6 +304,15 @@ func (f *finisher) again(p share.Place) {
 	defer f.mu.Unlock()
 	if u := f.open[p]; u != nil {
 		u.busy, u.next = false, time.Now().Add(finishTick)
+	}
+}
+
+// rest leaves a write alone for long: only the same put goes on with it.
+func (f *finisher) rest(p share.Place) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if u := f.open[p]; u != nil {
+		u.busy, u.pause, u.next = false, lastRetry, time.Now().Add(lastRetry)
 	}
 }
 

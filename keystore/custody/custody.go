@@ -76,6 +76,8 @@ type Prepare struct {
 	// PrevForced are the manifests that prev's force names, when PrevCert comes
 	// along.
 	PrevForced [][]byte `cbor:"10,keyasint,omitempty"`
+	// Names go with Request when others than the owner are asked.
+	Names []NameBox `cbor:"11,keyasint,omitempty"`
 }
 
 // PrepareReply: OK with the Prepared receipt; Conflict with There; Full;
@@ -89,8 +91,9 @@ type PrepareReply struct {
 	// NeedPrev asks for the same again with Prev, PrevCert and PrevPrev; after
 	// a first generation (no prev), with the Tombstone of what is There.
 	NeedPrev bool `cbor:"5,keyasint"`
-	// Progress comes with Wait and Denied, when the consent to a change of
-	// policy is not complete: as in RecoverReply.
+	// Progress comes with Refused, when the consent to a change of policy is not
+	// complete, and with OK, so that the writer has the words on it: as in
+	// RecoverReply.
 	Progress *Progress `cbor:"6,keyasint,omitempty"`
 }
 
