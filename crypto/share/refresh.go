@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
 
 	"keymesh/crypto/key"
 )
@@ -68,6 +69,9 @@ type Dealing struct {
 	Commits  []key.Hash `cbor:"6,keyasint"` // [DealtCommitment] of each seat's row
 	Boxes    []key.Hash `cbor:"7,keyasint"` // SHA-256 of each seat's sealed row; zero: there is none
 	Proof    []byte     `cbor:"8,keyasint"` // k(k+1)/2 values of 16 bytes
+	// Nodes hold the seats, as far as the dealer knows: the rows are sealed to
+	// them. A seat that knows better does not acknowledge.
+	Nodes []key.NodeID `cbor:"9,keyasint"`
 }
 
 // DealtCommitment is T("keymesh/v1/dealt", H(manifest), epoch, round, dealer, x,
@@ -118,7 +122,7 @@ func OpenDealing(net key.NetworkID, o key.Object, m *SignedManifest, holds Holds
 		return nil, fmt.Errorf("%w: epoch or round 0", ErrRefresh)
 	case m.SeatIndex(d.X) < 0 || !holds(d.X, d.Node):
 		return nil, fmt.Errorf("%w: its dealer does not hold the seat x = %d", ErrRefresh, d.X)
-	case len(d.Commits) != n || len(d.Boxes) != n || len(d.Proof) != k*(k+1)/2*proofUnit:
+	case len(d.Commits) != n || len(d.Boxes) != n || len(d.Nodes) != n || len(d.Proof) != k*(k+1)/2*proofUnit:
 		return nil, fmt.Errorf("%w: a dealing of another shape", ErrRefresh)
 	}
 	return d, nil
@@ -187,14 +191,26 @@ func OpenRefreshBundle(net key.NetworkID, b []byte, m *SignedManifest, holds Hol
 		if err != nil {
 			return nil, err
 		}
-		if d.Epoch != out.Epoch || d.Round > out.Round || d.X <= last || len(out.Opened) > 0 && d.Round != out.Opened[0].Round {
-			return nil, fmt.Errorf("%w: a dealing of another epoch or round, out of order, or two of one seat", ErrRefresh)
+		if d.Epoch != out.Epoch || d.Round > out.Round || d.X <= last || len(out.Opened) > 0 && !d.besides(out.Opened[0]) {
+			return nil, fmt.Errorf("%w: a dealing of another epoch, round or nodes, out of order, or two of one seat", ErrRefresh)
 		}
 		last = d.X
 		out.Opened = append(out.Opened, d)
 	}
 	out.Dealt = DealtHash(net, out.Dealings)
 	return out, nil
+}
+
+// besides reports whether two dealings may be in one bundle.
+func (d *Dealing) besides(o *Dealing) bool {
+	return d.Round == o.Round && slices.Equal(d.Nodes, o.Nodes)
+}
+
+// HashIn is H of the bundle with the same dealings in another round.
+func (b *OpenedBundle) HashIn(net key.NetworkID, round uint32) key.Hash {
+	c := b.RefreshBundle
+	c.Round = round
+	return BundleHash(net, c.Encode())
 }
 
 // EpochAck is a seat's word that it has its row of the next epoch on disk, with

@@ -15,6 +15,7 @@ func dealingBy(m *SignedManifest, i int, x uint8) Dealing {
 	for _, s := range m.Seats {
 		d.Commits = append(d.Commits, d.DealtCommitment(s.X, bytes.Repeat([]byte{s.X ^ x}, int(m.K)*48)))
 		d.Boxes = append(d.Boxes, BoxHash([]byte{s.X, x}))
+		d.Nodes = append(d.Nodes, s.Node)
 	}
 	return d
 }
@@ -93,6 +94,7 @@ func TestDealingRules(t *testing.T) {
 		"a commitment less":  func(d *Dealing) { d.Commits = d.Commits[1:] },
 		"a commitment more":  func(d *Dealing) { d.Commits = append(d.Commits, fill(1)) },
 		"a box less":         func(d *Dealing) { d.Boxes = d.Boxes[1:] },
+		"a node less":        func(d *Dealing) { d.Nodes = d.Nodes[1:] },
 		"a short proof":      func(d *Dealing) { d.Proof = d.Proof[1:] },
 		"the proof of k = 2": func(d *Dealing) { d.Proof = d.Proof[:3*proofUnit] },
 		"too long":           func(d *Dealing) { d.Head = key.Head{Ext: map[uint64][]byte{1: make([]byte, MaxDealing)}} },
@@ -135,6 +137,9 @@ func TestRefreshBundleRules(t *testing.T) {
 		"dealings of two rounds": func(b *RefreshBundle) {
 			b.Round, b.Dealings[2] = 2, dealt(func(d *Dealing) { d.Round = 2 })
 		},
+		"dealings for other nodes": func(b *RefreshBundle) {
+			b.Dealings[2] = dealt(func(d *Dealing) { d.Nodes = slices.Clone(d.Nodes); d.Nodes[0] = node(9).ID() })
+		},
 		"extensions": func(b *RefreshBundle) { b.Ext = map[uint64][]byte{1: {1}} },
 	} {
 		c := bundleOf(m)
@@ -146,7 +151,7 @@ func TestRefreshBundleRules(t *testing.T) {
 	again := bundleOf(m)
 	again.Round = 7
 	c, err := OpenRefreshBundle(testNet, again.Encode(), m, m.Seated)
-	if err != nil || c.Dealt != b.Dealt || c.Hash == b.Hash {
+	if err != nil || c.Dealt != b.Dealt || c.Hash == b.Hash || c.HashIn(testNet, 1) != b.Hash || b.HashIn(testNet, 7) != c.Hash {
 		t.Errorf("the same dealings in a later round: %v", err)
 	}
 	if _, err := OpenRefreshBundle(testNet, make([]byte, MaxRefreshBundle+1), m, m.Seated); !errors.Is(err, ErrRefresh) {
