@@ -62,7 +62,7 @@ func (g *reading) waits(ctx context.Context) error {
 	var waits []uint64
 	var missing []string
 	for _, r := range g.seats {
-		if p := r.held; p != nil && r.row == nil && p.Kept && p.Closed == custody.Open {
+		if p := r.held; p != nil && len(r.rows) == 0 && p.Kept && p.Closed == custody.Open {
 			waits = append(waits, p.Wait)
 			missing = append(missing, p.Missing...)
 		}

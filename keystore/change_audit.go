@@ -9,9 +9,9 @@ import (
 	"keymesh/crypto/share"
 )
 
-// changes is what the audit log is to say of a step: deletions and changes of
-// the policy, whoever brought them, and what its seats did with a write whose
-// writer did not come back.
+// changes is what the audit log is to say of a step: deletions, changes of the
+// policy and refreshes, whoever brought them, and what its seats did with a write
+// whose writer did not come back.
 func (c *custodian) changes(old, next *secretState) []AuditRecord {
 	var out []AuditRecord
 	for _, t := range next.tombs {
@@ -47,7 +47,26 @@ func (c *custodian) changes(old, next *secretState) []AuditRecord {
 		}
 		out = append(out, e)
 	}
-	return out
+	return append(out, refreshChange(old, next)...)
+}
+
+// refreshChange says that another row is in force, or that the old one is gone.
+func refreshChange(old, next *secretState) []AuditRecord {
+	was, is := old.committed, next.committed
+	if was == nil || is == nil || was.Hash != is.Hash || is.proof == nil {
+		return nil
+	}
+	e := AuditRecord{Kind: "refresh", ID: next.id}
+	hadBase := was.refresh != nil && was.refresh.base != nil
+	switch {
+	case is.proof != was.proof:
+		e.Detail = fmt.Sprintf("generation %d, epoch %d: another row is in force", is.Gen, is.epoch)
+	case hadBase && (is.refresh == nil || is.refresh.base == nil):
+		e.Detail = fmt.Sprintf("generation %d, epoch %d: the old row is gone", is.Gen, is.epoch)
+	default:
+		return nil
+	}
+	return []AuditRecord{e}
 }
 
 // recordOwn writes what a person at this node is about to do with a request.

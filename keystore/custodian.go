@@ -38,6 +38,8 @@ type custodian struct {
 	requests *requests
 	refusals *refusals
 	notices  *notices
+	// refreshes is which secrets' epochs are still to be passed on.
+	refreshes *refreshes
 	// inbox takes in what persons at this node are told; nil: nobody is here.
 	inbox func(ctx context.Context, from key.NodeID, q *custody.Notify) (*custody.NotifyReply, error)
 
@@ -52,11 +54,15 @@ func newCustodian(cfg Config) *custodian {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	cfg.Limits = cfg.Limits.withDefaults()
+	if cfg.RefreshEvery == 0 {
+		cfg.RefreshEvery = DefaultRefresh
+	}
 	c := &custodian{
 		cfg: cfg, self: cfg.Node.ID(), log: cfg.Log,
 		locks: newLocks(), versions: newVersionCache(), states: newStateCache(), receipts: newReceiptCache(),
 		index: newIndex(cfg.Limits), passing: newPassing(), possess: newPossession(), healing: newHealing(cfg.Limits), settles: newSettles(), loaded: make(chan struct{}),
 		clock: newRunning(), requests: newRequests(cfg.Limits.Secrets), refusals: newRefusals(), notices: newNotices(),
+		refreshes: newRefreshes(),
 	}
 	c.decoy = makeDecoy(cfg.ID)
 	return c
@@ -85,6 +91,9 @@ func (c *custodian) buildIndex(ctx context.Context) error {
 			var r stateRecord
 			if err = key.Unmarshal(b, &r); err == nil {
 				c.index.replace(id, summary{}, summaryOf(&r))
+				if len(r.Refreshes) > 0 {
+					c.refreshes.add(id)
+				}
 				c.passing.recheck(id)
 				c.settles.recheck(id, len(r.Pending))
 				continue
@@ -115,6 +124,7 @@ func (c *custodian) run(ctx context.Context) error {
 	g.Go(func() { c.watchSeats(ctx) })
 	g.Go(func() { c.heal(ctx) })
 	g.Go(func() { c.settleAll(ctx) })
+	g.Go(func() { c.runRefresh(ctx) })
 	c.passOn(ctx)
 	g.Wait()
 	return nil
@@ -158,6 +168,14 @@ func (c *custodian) answer(ctx context.Context, from key.NodeID, verb uint64, bo
 		return serve(ctx, c, from, body, c.possessed)
 	case custody.VerbRepair:
 		return serve(ctx, c, from, body, c.repair)
+	case custody.VerbDeal:
+		return serve(ctx, c, from, body, c.deal)
+	case custody.VerbBundle:
+		return serve(ctx, c, from, body, c.bundle)
+	case custody.VerbEpoch:
+		return serve(ctx, c, from, body, c.epoch)
+	case custody.VerbRefresh:
+		return serve(ctx, c, from, body, c.refresh)
 	case custody.VerbHead:
 		return serve(ctx, c, from, body, c.head)
 	case custody.VerbSettle:

@@ -2,6 +2,7 @@ package keystore
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"slices"
 	"sync"
@@ -19,6 +20,7 @@ type summary struct {
 	floor    key.Hash           // the certificate that is here
 	tomb     key.Hash           // the tombstone that was put last
 	expires  uint64             // the earliest of the rows here; 0: never
+	age      uint64             // when the committed row came into force; 0: there is none
 	charges  []charge
 	tombs    int64 // bytes of tombstones, which the record's operator pays
 }
@@ -46,6 +48,12 @@ func summaryOf(r *stateRecord) summary {
 			if e.Row && e.Expires != 0 && (s.expires == 0 || e.Expires < s.expires) {
 				s.expires = e.Expires
 			}
+		}
+	}
+	if len(r.Committed) == 1 && r.Committed[0].Row {
+		s.age = r.Committed[0].CommittedAt
+		for _, e := range r.Epochs {
+			s.age = max(s.age, e.Since)
 		}
 	}
 	return s
@@ -89,6 +97,7 @@ type index struct {
 	floors  map[key.Hash]key.Hash // id -> H(manifest) of what is there
 	tombs   map[key.Hash]key.Hash // id -> H(tombstone)
 	expires map[key.Hash]uint64
+	ages    map[key.Hash]uint64
 	lists   map[listKey]*idList
 	used    map[payer]usage
 }
@@ -96,7 +105,7 @@ type index struct {
 func newIndex(l Limits) *index {
 	return &index{
 		limits: l, floors: map[key.Hash]key.Hash{}, tombs: map[key.Hash]key.Hash{},
-		expires: map[key.Hash]uint64{}, lists: map[listKey]*idList{}, used: map[payer]usage{},
+		expires: map[key.Hash]uint64{}, ages: map[key.Hash]uint64{}, lists: map[listKey]*idList{}, used: map[payer]usage{},
 	}
 }
 
@@ -107,6 +116,7 @@ func (x *index) replace(id key.Hash, was, now summary) {
 	set(x.floors, id, now.floor, now.floor.IsZero())
 	set(x.tombs, id, now.tomb, now.tomb.IsZero())
 	set(x.expires, id, now.expires, now.expires == 0)
+	set(x.ages, id, now.age, now.age == 0)
 	if was.listed != now.listed || was.owner != now.owner || !slices.Equal(was.parties, now.parties) {
 		x.unlist(id, was)
 		x.list(id, now)
@@ -187,6 +197,21 @@ func (x *index) expired(t uint64) []key.Hash {
 			out = append(out, id)
 		}
 	}
+	return out
+}
+
+// aged returns the secrets whose committed row came into force at or before t,
+// the oldest first.
+func (x *index) aged(t uint64) []key.Hash {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	var out []key.Hash
+	for id, at := range x.ages {
+		if at <= t {
+			out = append(out, id)
+		}
+	}
+	slices.SortFunc(out, func(a, b key.Hash) int { return cmp.Or(cmp.Compare(x.ages[a], x.ages[b]), compareIDs(a, b)) })
 	return out
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"keymesh/crypto/key"
 	"keymesh/crypto/seal"
+	"keymesh/crypto/shamir"
 	"keymesh/crypto/share"
 	"keymesh/keystore/custody"
 )
@@ -87,6 +88,9 @@ func (c *custodian) locate(ctx context.Context, _ key.NodeID, q *custody.Locate)
 	reply := &custody.LocateReply{Outcome: custody.OK, State: s.view(row, c.sign)}
 	if cur := s.current(); cur != nil {
 		reply.Reassigns, reply.Suspects = s.moveBytes(cur.version), c.possess.suspects(s, c.clock.now())
+		if cur.proof != nil {
+			reply.Epoch = cur.proof.Bytes
+		}
 	}
 	return reply, nil
 }
@@ -149,8 +153,12 @@ func (c *custodian) loadRow(e *stored) ([]byte, error) {
 
 // rowFits reports whether row is the one of this version, epoch and seat.
 func (e *stored) rowFits(row []byte) bool {
-	seat := e.SeatAt(e.x)
-	return seat != nil && e.CheckRow(*seat, row)
+	r, err := shamir.ParseRow(row, int(e.K), share.DataKeySize)
+	if err != nil {
+		return false
+	}
+	defer r.Erase()
+	return rowGood(e.version, e.proof, e.x, r)
 }
 
 // recover serves RECOVER: this holder decides alone.
@@ -237,31 +245,41 @@ func (c *custodian) decide(ctx context.Context, a arrival, known key.Hash) (*sto
 // give puts the row, sealed to the key inside the request, the signed release
 // and, when asked for, the payload into the reply. The audit log has it before.
 func (c *custodian) give(ctx context.Context, from key.NodeID, reply *custody.RecoverReply, e *stored, r *share.SignedRequest, payload bool) error {
-	row, err := c.loadRow(e)
+	rows, err := c.rows(e)
 	if err != nil {
 		return err
 	}
-	defer clear(row)
-	info := seal.Info(seal.PurposeRelease, e.Hash, e.x, e.epoch, c.self, r.Hash)
-	if reply.Box, err = seal.To(r.Ephemeral, info, row); err != nil {
-		return err
-	}
+	defer func() {
+		for _, h := range rows {
+			clear(h.row)
+		}
+	}()
 	if payload {
 		if reply.Payload, err = c.cfg.Shelf.Load(payloadPlace(e)); err != nil {
 			return err
 		}
 	}
-	reply.Release, err = c.signRelease(ctx, from, e, r)
-	return err
+	for i, h := range rows {
+		given, err := c.sealRow(ctx, from, e, h, r)
+		switch {
+		case err != nil:
+			return err
+		case i == 0:
+			reply.Release, reply.Box, reply.Epoch = given.Release, given.Box, given.Epoch
+		default:
+			reply.Older = append(reply.Older, given)
+		}
+	}
+	return nil
 }
 
 // signRelease is this holder's word that the row went to the request. Nothing
 // of the row may leave before it, since the audit log must have it first.
-func (c *custodian) signRelease(ctx context.Context, from key.NodeID, e *stored, r *share.SignedRequest) ([]byte, error) {
+func (c *custodian) signRelease(ctx context.Context, from key.NodeID, e *stored, epoch uint32, r *share.SignedRequest) ([]byte, error) {
 	at, err := c.audit(ctx, AuditRecord{Kind: "release", ID: e.ID, Person: r.Person, Node: from, Request: r.Hash, Detail: fmt.Sprintf("generation %d", e.Gen)})
 	if err != nil {
 		return nil, err
 	}
-	release := share.Release{Request: r.Hash, Manifest: e.Hash, Epoch: e.epoch, X: e.x, Audit: at}
+	release := share.Release{Request: r.Hash, Manifest: e.Hash, Epoch: epoch, X: e.x, Audit: at}
 	return share.SignRelease(c.cfg.Node, c.cfg.ID, release).Encode(), nil
 }

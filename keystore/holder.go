@@ -63,6 +63,10 @@ type stored struct {
 	committedAt uint64 // time in the Committed receipt
 	operator    string // whose quota it is in
 	distance    uint8  // of history: how many generations before the committed one
+
+	proof   *share.OpenedEpoch // of the row in force; nil for epoch 0
+	since   uint64             // when that row came into force, unix seconds; 0 for epoch 0
+	refresh *refreshing        // nil: none is under way here
 }
 
 // size is what the version is charged with, in bytes.
@@ -72,7 +76,7 @@ func (s *stored) size() int64 {
 		n += int64(len(b.Object.Body))
 	}
 	if s.row {
-		n += int64(s.Length) + int64(s.K)*share.DataKeySize
+		n += int64(s.Length) + int64(s.K)*share.DataKeySize + s.refreshSize()
 	}
 	return n
 }
@@ -161,6 +165,7 @@ type stepResult struct {
 	word     uint8  // on a manifest that is being settled
 	gen      uint64 // of the manifest that came: who brings something new may see what is there
 	sign     *promise
+	ack      *share.EpochAck // to be signed like sign
 }
 
 func refuse(outcome uint8, format string, a ...any) stepResult {

@@ -90,7 +90,7 @@ func (s *secretState) rowPending(h key.Hash) bool {
 
 // receipt is the word that a version is committed here.
 func (s *stored) receipt() *promise {
-	return &promise{key.TypeCommitted, share.Receipt{Manifest: s.Hash, Epoch: s.epoch, X: s.x, Time: s.committedAt}}
+	return &promise{key.TypeCommitted, share.Receipt{Manifest: s.Hash, X: s.x, Time: s.committedAt}}
 }
 
 // prevGone reports whether the rows of what is before m are here no more except

@@ -177,7 +177,7 @@ func (s *stored) hollow(all bool) *stored {
 		return nil
 	}
 	c := *s
-	c.row = false
+	c.row, c.epoch, c.proof, c.since, c.refresh = false, 0, nil, 0, nil
 	return &c
 }
 

@@ -25,6 +25,8 @@ type stateRecord struct {
 	Operator  string             `cbor:"9,keyasint"` // whose quota the record is in
 	Marks     []mark             `cbor:"10,keyasint,omitempty"`
 	Reassign  *reassignRecord    `cbor:"11,keyasint,omitempty"`
+	Epochs    []epochRecord      `cbor:"12,keyasint,omitempty"`
+	Refreshes []refreshRecord    `cbor:"13,keyasint,omitempty"`
 }
 
 type storedRecord struct {
@@ -66,6 +68,7 @@ func (w *writes) put(p share.Place, v []byte) {
 func (w *writes) drop(e *stored) {
 	if e.row {
 		w.list = append(w.list, share.Record{Place: rowPlace(e)}, share.Record{Place: payloadPlace(e)})
+		w.dropRefresh(e, false)
 	}
 }
 
@@ -101,6 +104,7 @@ func (s *secretState) record() *stateRecord {
 		Reassign: s.reassignRecord(),
 		Marks:    s.liveMarks(),
 	}
+	r.Epochs, r.Refreshes = s.epochRecords()
 	for _, t := range s.tombs {
 		r.Tombs = append(r.Tombs, tombRecord{Hash: t.hash, Object: t.object, Body: t.body, Request: t.request, Approvals: t.approvals, At: t.at, X: t.x, Seats: t.seats})
 	}
@@ -193,6 +197,9 @@ func stateOf(net key.NetworkID, id key.Hash, r *stateRecord, open func([]byte) (
 	}
 	if d.err == nil {
 		d.err = s.readMoves(net, r.Reassign)
+	}
+	if d.err == nil {
+		d.err = s.readEpochs(r)
 	}
 	if d.err != nil || len(r.Committed) > 1 || len(r.Kept) > 1 {
 		return nil, fmt.Errorf("the record of a secret: %w: %v", key.ErrEncoding, d.err)

@@ -94,8 +94,7 @@ type reading struct {
 type seatRead struct {
 	asked   int
 	busy    bool
-	row     []byte
-	release []byte // the signed Release that came with it
+	rows    map[epochKey]gotRow // good ones
 	held    *custody.Progress
 	current bool   // says that nothing certified is higher than what is used
 	state   string // of SeatState
@@ -125,10 +124,18 @@ func (g *reading) run(ctx context.Context) (Recovered, error) {
 	return Recovered{}, &QuorumError{Op: "get, overtaken by one write after another,", Need: int(g.use.K), Seats: g.states()}
 }
 
+// erase overwrites the rows of a seat.
+func (r *seatRead) erase() {
+	for _, got := range r.rows {
+		clear(got.row)
+	}
+	r.rows = nil
+}
+
 // erase overwrites what a reading holds of the secret.
 func (g *reading) erase() {
 	for _, r := range g.seats {
-		clear(r.row)
+		r.erase()
 	}
 }
 
@@ -379,8 +386,7 @@ type rowReply struct {
 	seconds uint64
 	why     string
 	of      key.Hash // the manifest whose row it is
-	row     []byte
-	release []byte
+	rows    map[epochKey]gotRow
 	held    *custody.Progress
 	payload []byte
 	lie     string // why the answer is dropped

@@ -98,6 +98,7 @@ func (c *collecting) ask(ctx context.Context, id key.NodeID) {
 	c.inflight++
 	use, req, k := g.use, g.request, g.key
 	msg := g.message(payload)
+	moves := slices.Clone(g.view.moves[use.Hash])
 	patience := callTimeout
 	if !g.roster[id].Online {
 		patience = offlineTimeout
@@ -108,7 +109,7 @@ func (c *collecting) ask(ctx context.Context, id key.NodeID) {
 			c.answers <- rowAnswer{id, reply, err}
 			return
 		}
-		reply, err := g.s.askRow(ctx, id, use, req, k, patience, msg)
+		reply, err := g.s.askRow(ctx, &opening{net: g.s.cfg.ID, use: use, node: id, req: req, key: k}, moves, patience, msg)
 		c.answers <- rowAnswer{id, reply, err}
 	})
 }
@@ -161,7 +162,7 @@ func (c *collecting) follow(ctx context.Context) {
 func (c *collecting) again(ctx context.Context) bool {
 	for _, fits := range []func(*seatRead) bool{
 		func(r *seatRead) bool { return r.asked == 0 },
-		func(r *seatRead) bool { return r.asked == 1 && !r.busy && r.row != nil },
+		func(r *seatRead) bool { return r.asked == 1 && !r.busy && len(r.rows) > 0 },
 	} {
 		for _, id := range c.order {
 			if id != c.ctAsked && fits(c.g.seats[id]) {
@@ -191,9 +192,9 @@ func (g *reading) complete() bool {
 
 func (g *reading) counts() (rows, current int) {
 	for _, r := range g.seats {
-		rows += btoi(r.row != nil)
 		current += btoi(r.current)
 	}
+	_, rows = g.group()
 	return rows, current
 }
 
@@ -204,7 +205,7 @@ func (g *reading) take(id key.NodeID, a *rowReply, err error) *certified {
 	if err != nil {
 		if errors.Is(err, errAnswer) {
 			g.lie(id, reason(err))
-		} else if r.row == nil {
+		} else if len(r.rows) == 0 {
 			r.state, r.why = "unreachable", reason(err)
 		}
 		return nil
@@ -232,7 +233,7 @@ func (g *reading) take(id key.NodeID, a *rowReply, err error) *certified {
 	case a.of != g.use.Hash:
 		r.state, r.why = "stale", "gave the row of another generation"
 	default:
-		r.row, r.release, r.state, r.why = a.row, a.release, "good", ""
+		r.rows, r.state, r.why = a.rows, "good", ""
 		if a.payload != nil {
 			g.ct, g.ctFrom = a.payload, id
 		}
@@ -243,8 +244,8 @@ func (g *reading) take(id key.NodeID, a *rowReply, err error) *certified {
 // lie drops a seat's answer and all it gave before.
 func (g *reading) lie(id key.NodeID, why string) {
 	r := g.seats[id]
-	clear(r.row)
-	r.row, r.release, r.held, r.current, r.state, r.why = nil, nil, nil, false, "bad", why
+	r.erase()
+	r.held, r.current, r.state, r.why = nil, false, "bad", why
 	g.bad[id] = why
 }
 
@@ -370,9 +371,9 @@ func sortBad(bad []BadRow) {
 
 // askRow asks one seat and checks everything about its answer that can be
 // checked alone.
-func (s *Store) askRow(ctx context.Context, id key.NodeID, use *share.SignedManifest, req *share.SignedRequest, k *seal.PrivateKey, patience time.Duration, msg *custody.Recover) (*rowReply, error) {
+func (s *Store) askRow(ctx context.Context, o *opening, moves []*share.SignedReassign, patience time.Duration, msg *custody.Recover) (*rowReply, error) {
 	reply := new(custody.RecoverReply)
-	if err := s.callWithin(ctx, patience, id, custody.VerbRecover, key.Marshal(msg), reply); err != nil {
+	if err := s.callWithin(ctx, patience, o.node, custody.VerbRecover, key.Marshal(msg), reply); err != nil {
 		return nil, err
 	}
 	out := &rowReply{outcome: reply.Outcome, seconds: reply.Seconds, why: reply.Why, held: reply.Progress}
@@ -382,18 +383,8 @@ func (s *Store) askRow(ctx context.Context, id key.NodeID, use *share.SignedMani
 	if reply.Outcome != custody.OK || ctx.Err() != nil {
 		return out, nil
 	}
-	release, err := share.OpenRelease(s.cfg.ID, reply.Release)
-	switch {
-	case err != nil:
-		out.lie = "its release does not verify"
-	case release.Node != id || release.Request != req.Hash:
-		out.lie = "its release is another node's, or for another request"
-	case release.Manifest != use.Hash:
-		out.of = release.Manifest // of another generation: what its state shows decides
-	default:
-		out.of = use.Hash
-		out.open(use, release, k, reply, msg.Payload)
-	}
+	o.holds = seating(o.net, o.use, moves, reply.Reassigns)
+	out.open(o, reply, msg.Payload)
 	return out, nil
 }
 
@@ -424,20 +415,24 @@ func (s *Store) ownRow(ctx context.Context, use *share.SignedManifest, req *shar
 	if out.of = e.Hash; e.Hash != use.Hash {
 		return out, nil
 	}
-	row, err := c.loadRow(e)
+	rows, err := c.rows(e)
 	if err == nil && msg.Payload {
 		if out.payload, err = s.cfg.Shelf.Load(payloadPlace(e)); err == nil && sha256.Sum256(out.payload) != use.Payload {
 			err = errRow
 		}
 	}
-	if err == nil {
-		out.release, err = c.signRelease(ctx, s.self, e, req)
+	out.rows = make(map[epochKey]gotRow)
+	for _, h := range rows {
+		var release []byte
+		if err == nil {
+			release, err = c.signRelease(ctx, s.self, e, h.epoch(), req)
+		}
+		out.rows[keyOf(h.proof)] = gotRow{h.row, release}
 	}
 	if err != nil {
-		clear(row)
+		out.erase()
 		return &rowReply{outcome: custody.Failed, why: reason(err)}, nil
 	}
-	out.row = row
 	c.given(ctx, d.held)
 	return out, nil
 }
@@ -447,50 +442,14 @@ func stated(st *custody.State) bool {
 	return len(st.Manifest) > 0 || len(st.Tombstone) > 0 || len(st.Pending) > 0 || st.Floor.Gen > 0
 }
 
-// open checks that the row is the one that the owner committed to for this seat.
-func (a *rowReply) open(use *share.SignedManifest, release *share.Release, k *seal.PrivateKey, reply *custody.RecoverReply, payload bool) {
-	seat := use.SeatOf(release.Node)
-	if seat == nil || release.X != seat.X || release.Epoch != 0 {
-		a.lie = fmt.Sprintf("gave x = %d of epoch %d, which is not its seat", release.X, release.Epoch)
-		return
-	}
-	info := seal.Info(seal.PurposeRelease, use.Hash, seat.X, release.Epoch, release.Node, release.Request)
-	row, err := k.Open(info, reply.Box)
-	switch {
-	case err != nil:
-		a.lie = "its row does not open"
-		return
-	case !use.CheckRow(*seat, row):
-		clear(row)
-		a.lie = "its row is not the one committed to"
-		return
-	}
-	if payload {
-		if uint64(len(reply.Payload)) != use.Length || sha256.Sum256(reply.Payload) != use.Payload {
-			clear(row)
-			a.lie = "its payload is not the one of the manifest"
-			return
-		}
-		a.payload = reply.Payload
-	}
-	a.row, a.release = row, reply.Release
-}
-
 // join combines k rows, checks the key and opens the payload.
 func (g *reading) join() (Recovered, error) {
-	var shares []shamir.Share
-	var used []key.NodeID
-	for _, seat := range g.use.Seats {
-		if r := g.seats[seat.Node]; r.row != nil && len(shares) < int(g.use.K) {
-			shares = append(shares, shamir.Share{X: seat.X, Y: r.row[:share.DataKeySize]})
-			used = append(used, seat.Node)
-		}
-	}
-	value, err := g.openWith(shares)
+	value, used, of, err := g.open()
 	if err != nil {
-		// The rows are those that the owner committed to: the dealing itself
-		// is not what its manifest says.
-		return Recovered{}, fmt.Errorf("%w (the manifest and its rows contradict one another)", &IntegrityError{Need: int(g.use.K), Have: len(shares), Bad: g.badRows()})
+		// The rows are those that the owner committed to, or that w seats fitted
+		// together: the dealing itself is not what its manifest says, or more
+		// seats lie than the bound.
+		return Recovered{}, fmt.Errorf("%w (the manifest and its rows contradict one another)", &IntegrityError{Need: int(g.use.K), Have: len(used), Bad: g.badRows()})
 	}
 	if c := g.view.certs[g.use.Hash]; c != nil && g.latest() {
 		g.s.remember(c, true)
@@ -498,7 +457,7 @@ func (g *reading) join() (Recovered, error) {
 	g.s.touch(g.h.id, func(m *readerMark) *uint64 { return &m.LastRead })
 	name, _ := g.provenName()
 	return Recovered{Name: name, ID: g.h.id, Manifest: g.use.Hash, Gen: g.use.Gen, Value: value, Used: used,
-		Bad: g.badRows(), Policy: g.s.words(g.p, &g.use.Manifest, g.roster), Request: g.request.Hash, Approvals: g.approvals(), Receipt: g.receipt(used)}, nil
+		Bad: g.badRows(), Policy: g.s.words(g.p, &g.use.Manifest, g.roster), Request: g.request.Hash, Approvals: g.approvals(), Receipt: g.receipt(used, of)}, nil
 }
 
 func (g *reading) openWith(shares []shamir.Share) ([]byte, error) {

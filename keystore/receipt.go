@@ -10,11 +10,11 @@ import (
 	"keymesh/keystore/policy"
 )
 
-// receipt puts together the receipt of a recovery that used these seats, of
+// receipt puts together the receipt of a recovery that used rows of one epoch of these seats, of
 // parts that were verified when they came; nil when the words that came do not
 // satisfy the policy, as when holders kept some back, which is logged: the value
 // is returned all the same.
-func (g *reading) receipt(used []key.NodeID) []byte {
+func (g *reading) receipt(used []key.NodeID, of epochKey) []byte {
 	var approvals, releases [][]byte
 	for _, w := range g.words {
 		if w.Verdict == share.VerdictApprove {
@@ -22,7 +22,7 @@ func (g *reading) receipt(used []key.NodeID) []byte {
 		}
 	}
 	for _, id := range used {
-		releases = append(releases, g.seats[id].release)
+		releases = append(releases, g.seats[id].rows[of].release)
 	}
 	b := share.PackBundle(g.s.cfg.ID, g.use, g.request, approvals, releases)
 	if g.kept == nil {

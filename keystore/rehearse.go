@@ -116,7 +116,7 @@ func (r *rehearsing) take(id key.NodeID, reply *custody.RecoverReply, err error)
 		return "missing", quoted(reply.Why)
 	}
 	seat := r.use.SeatOf(id)
-	plain, err := r.key.Open(seal.Info(purposeRehearse, r.use.Hash, seat.X, 0, id, r.request.Hash), reply.Box)
+	plain, err := r.key.Open(seal.Info(purposeRehearse, r.use.Hash, seat.X, numberOf(reply.Epoch), id, r.request.Hash), reply.Box)
 	if err != nil {
 		return "bad", "its proof does not open"
 	}

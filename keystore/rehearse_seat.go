@@ -58,6 +58,9 @@ func (c *custodian) rehearse(ctx context.Context, from key.NodeID, q *custody.Re
 	if reply.Box, err = seal.To(r.Ephemeral, seal.Info(purposeRehearse, e.Hash, e.x, e.epoch, c.self, r.Hash), key.Marshal(proof)); err != nil {
 		return refused(err.Error())
 	}
+	if e.proof != nil {
+		reply.Epoch = e.proof.Bytes
+	}
 	reply.Progress = standing(e.version, r.Person)
 	return reply, nil
 }

@@ -164,7 +164,7 @@ func (r *simGet) open(id key.NodeID, row *simRow, a *rowReply) {
 	case !bytes.Equal(row.payload, r.s.byHash[use.Hash].ct):
 		a.lie = "its payload is not the one of the manifest"
 	default:
-		a.row, a.payload = bytes.Clone(row.row), row.payload
+		a.rows, a.payload = map[epochKey]gotRow{{}: {row: bytes.Clone(row.row)}}, row.payload
 		r.xs[id] = row.x
 	}
 }
@@ -189,8 +189,8 @@ func (r *simGet) join() {
 	g := r.g
 	var shares []shamir.Share
 	for _, seat := range g.use.Seats {
-		if st := g.seats[seat.Node]; st.row != nil && len(shares) < int(g.use.K) {
-			shares = append(shares, shamir.Share{X: r.xs[seat.Node], Y: st.row[:share.DataKeySize]})
+		if st := g.seats[seat.Node]; st.rows[epochKey{}].row != nil && len(shares) < int(g.use.K) {
+			shares = append(shares, shamir.Share{X: r.xs[seat.Node], Y: st.rows[epochKey{}].row[:share.DataKeySize]})
 		}
 	}
 	value, err := g.openWith(shares)

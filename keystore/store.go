@@ -32,6 +32,12 @@ type Config struct {
 	// wrong with it: then requests of others than the owner are denied
 	// (protocol.md section 5). It is cheap. nil: the clock is trusted.
 	Clock func() string
+	// PersonName returns what people here call a person, or "". It may be nil.
+	PersonName func(key.PersonPublic) string
+	// RefreshEvery is how often rows are exchanged for others of the same secret
+	// (protocol.md section 9), [DefaultRefresh] when 0; negative: only when the
+	// owner asks.
+	RefreshEvery time.Duration
 	// Log may be nil: nothing is logged. Secrets, names and rows never are.
 	Log *slog.Logger
 }

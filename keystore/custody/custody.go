@@ -175,6 +175,8 @@ type LocateReply struct {
 	Reassigns [][]byte `cbor:"3,keyasint,omitempty"`
 	// Suspects are seats of that manifest, by x, that this holder suspects.
 	Suspects []byte `cbor:"4,keyasint,omitempty"`
+	// Epoch is the Epoch of the row in State, when it is above 0.
+	Epoch []byte `cbor:"5,keyasint,omitempty"`
 }
 
 // List asks for the secrets of one owner, in order of id, after Cursor.
@@ -238,6 +240,10 @@ type RecoverReply struct {
 	// Reassigns come with State, and with Moved those of the manifest whose seat
 	// this node had.
 	Reassigns [][]byte `cbor:"9,keyasint,omitempty"`
+	// Epoch is the Epoch of the row in Box, when it is above 0.
+	Epoch []byte `cbor:"10,keyasint,omitempty"`
+	// Older is the row before, while a refresh is not over: none or one.
+	Older []EpochRow `cbor:"11,keyasint,omitempty"`
 }
 
 // Delete carries a tombstone to a holder.

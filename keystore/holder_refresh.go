@@ -1,0 +1,550 @@
+package keystore
+
+import (
+	"bytes"
+	"cmp"
+	"slices"
+
+	"keymesh/crypto/key"
+	"keymesh/crypto/shamir"
+	"keymesh/crypto/share"
+	"keymesh/keystore/custody"
+)
+
+// Refresh at a holder (protocol.md section 9, custody/SPEC.md "Refresh"): how the
+// rows of a committed version become others of the same value without anybody
+// knowing it. The order of what follows was model-checked (models/refresh2.pml,
+// epochack.pml): every seat keeps its old row until w seats have signed that the
+// new one is in force; it acknowledges one bundle a round, in rising rounds; an
+// acknowledgement forbids committing earlier rounds; and a seat that committed
+// acknowledges only the same dealings again, until an Epoch of a higher round
+// shows it that others have won.
+
+// maxDealt is how many new rows of rounds that are not over are kept.
+const maxDealt = 4
+
+// refreshing is a refresh of a version that is not over here. Immutable: a step
+// copies what it changes.
+type refreshing struct {
+	epoch  uint32   // that its rounds lead to
+	round  uint32   // the highest acknowledged or committed in
+	bundle key.Hash // H(bundle) acknowledged in that round; zero: committed without
+	// dealt are the rows here that are not in force, oldest first.
+	dealt []dealtRow
+	// now are the dealings of the row in force; zero until it is of this epoch.
+	now dealtRow
+	// base is what was in force before and is kept until w seats have committed.
+	base *baseRow
+	// ahead is an Epoch that others have and of which no row can be made here.
+	ahead *share.OpenedEpoch
+	// committed are the words of other seats that now is in force, by seat.
+	committed []seatWord
+}
+
+// dealtRow is a row that bundles with these dealings lead to.
+type dealtRow struct {
+	_      struct{} `cbor:",toarray"`
+	Dealt  key.Hash // share.DealtHash
+	Bundle key.Hash // H(bundle) in which it was proposed last
+	Size   uint64   // of what is kept to pass on, bytes
+}
+
+type baseRow struct {
+	epoch uint32
+	proof *share.OpenedEpoch // nil for epoch 0
+}
+
+// seatWord is a Committed over H(bundle).
+type seatWord struct {
+	_    struct{} `cbor:",toarray"`
+	X    uint8
+	Word []byte
+}
+
+func (r *refreshing) clone() *refreshing {
+	c := *r
+	c.dealt, c.committed = slices.Clone(r.dealt), slices.Clone(r.committed)
+	return &c
+}
+
+// of returns the row that dealings lead to, if it is here beside the one in
+// force.
+func (r *refreshing) of(dealt key.Hash) *dealtRow {
+	if r == nil {
+		return nil
+	}
+	for i := range r.dealt {
+		if r.dealt[i].Dealt == dealt {
+			return &r.dealt[i]
+		}
+	}
+	return nil
+}
+
+// size is what the refresh of a version is charged with, in bytes.
+func (s *stored) refreshSize() int64 {
+	n := int64(0)
+	if s.proof != nil {
+		n += int64(len(s.proof.Bytes))
+	}
+	r := s.refresh
+	if r == nil {
+		return n
+	}
+	row := int64(s.K) * share.DataKeySize
+	for _, d := range r.dealt {
+		n += row + int64(d.Size)
+	}
+	n += int64(r.now.Size)
+	if r.base != nil {
+		n += row
+		if r.base.proof != nil {
+			n += int64(len(r.base.proof.Bytes))
+		}
+	}
+	for _, w := range r.committed {
+		n += int64(len(w.Word))
+	}
+	return n
+}
+
+// Places of what a refresh keeps beside the row in force.
+func basePlace(e *stored) share.Place {
+	return share.Place{Bucket: share.BucketRow, ID: e.ID, Gen: e.Gen, Epoch: e.refresh.base.epoch, X: e.x, Sub: e.Hash}
+}
+
+func dealtPlace(e *stored, d dealtRow) share.Place {
+	return share.Place{Bucket: share.BucketRow, ID: e.ID, Gen: e.Gen, Epoch: e.refresh.epoch, X: e.x, Sub: d.Dealt}
+}
+
+// dealingsPlace is of the bundle and boxes that are passed on.
+func dealingsPlace(e *stored, d dealtRow) share.Place {
+	return share.Place{Bucket: share.BucketPass, ID: e.ID, Gen: e.Gen, Epoch: e.refresh.epoch, X: e.x, Sub: d.Dealt}
+}
+
+// dropRefresh deletes what a refresh keeps beside the row in force, but for the
+// dealings that the row in force is of when these are to stay.
+func (w *writes) dropRefresh(e *stored, keepNow bool) {
+	r := e.refresh
+	if r == nil {
+		return
+	}
+	for _, d := range r.dealt {
+		w.put(dealtPlace(e, d), nil)
+		w.put(dealingsPlace(e, d), nil)
+	}
+	if !r.now.Dealt.IsZero() && !keepNow {
+		w.put(dealingsPlace(e, r.now), nil)
+	}
+	if r.base != nil {
+		w.put(basePlace(e), nil)
+	}
+}
+
+// holds is who holds a seat of a version, or held it, as this holder knows.
+func (s *secretState) holds(v *version) share.Holds {
+	return func(x uint8, node key.NodeID) bool {
+		if v.Seated(x, node) {
+			return true
+		}
+		return slices.ContainsFunc(s.moves, func(m *move) bool {
+			return m.Manifest == v.Hash && m.active && m.X == x && m.New == node
+		})
+	}
+}
+
+// refreshed is the committed version if its rows can be refreshed here, or why
+// not.
+func (s *secretState) refreshed(f holderFacts, manifest key.Hash) (*stored, string) {
+	e := s.committed
+	switch {
+	case e == nil || e.Hash != manifest:
+		return nil, "another generation is committed here"
+	case s.kept != nil:
+		return nil, "a newer generation is certified"
+	case e.x == 0 || !e.row || s.seatAt(e.version, f.self) != e.x:
+		return nil, "the row is not here"
+	case s.covered(e.Gen) || e.expired(f.now):
+		return nil, "the generation is deleted or has expired"
+	}
+	return e, ""
+}
+
+// standing is what this seat tells of itself to other seats. dealings are the
+// kept bundle of the row in force.
+func (s *secretState) standing(e *stored, dealings *dealingsRecord) *custody.Standing {
+	out := &custody.Standing{Epoch: e.epoch, Over: true}
+	if e.proof != nil {
+		out.Proof = e.proof.Bytes
+	}
+	r := e.refresh
+	if r == nil {
+		return out
+	}
+	out.Over = r.base == nil
+	if r.epoch > e.epoch || r.base != nil {
+		out.Round = r.round
+	}
+	if r.ahead != nil {
+		out.Proof = r.ahead.Bytes
+	} else if dealings != nil && r.base != nil {
+		out.Bundle = dealings.Bundle
+	}
+	return out
+}
+
+// dealingsRecord is what is kept of a bundle to pass it on.
+type dealingsRecord struct {
+	key.Head
+	Bundle []byte              `cbor:"1,keyasint"`
+	Boxes  []custody.SeatBoxes `cbor:"2,keyasint"` // of seats that have not acknowledged
+}
+
+// ackMsg is a BUNDLE that was verified for this seat: its signatures, the
+// dealings' rows for it, and the row that they make of the one in force.
+type ackMsg struct {
+	bundle *share.OpenedBundle
+	bytes  []byte
+	row    shamir.Row // the new row
+	// proof is an Epoch of these dealings in an earlier round; may be nil.
+	proof *share.OpenedEpoch
+}
+
+// acknowledge promises a bundle: the new row is on disk, and no earlier round is
+// committed any more. The result has ack set.
+func (s *secretState) acknowledge(f holderFacts, q ackMsg) stepResult {
+	e, why := s.refreshed(f, q.bundle.Manifest)
+	if e == nil {
+		return refuse(custody.Refused, "%s", why)
+	}
+	for i, seat := range s.planned(e.version).Seats() {
+		if q.bundle.Opened[0].Nodes[i] != seat.Node {
+			return refuse(custody.Refused, "the seat x = %d was given to another node", seat.X)
+		}
+	}
+	r, res := e.mayAcknowledge(q.bundle, q.proof)
+	if res.outcome != custody.OK {
+		return res
+	}
+	ack, err := e.ackOf(q.bundle.Hash, q.bundle.Epoch, q.bundle.Round, q.row)
+	if err != nil {
+		return refuse(custody.Failed, "the row here cannot be evaluated")
+	}
+	if r != nil && r.round == q.bundle.Round {
+		return stepResult{outcome: custody.OK, ack: ack} // the same again
+	}
+	next := s.clone()
+	mine := *e
+	next.committed = &mine
+	var w writes
+	mine.promiseRow(r, q, &w)
+	if grows := next.size() - s.size(); grows > 0 {
+		if why := f.full(demand{mine.operator, mine.Owner, grows, true}); why != "" {
+			return refuse(custody.Full, "%s", why)
+		}
+	}
+	return stepResult{next: next, writes: w.list, outcome: custody.OK, ack: ack}
+}
+
+// mayAcknowledge says whether a bundle may be acknowledged, and returns the
+// refresh that it belongs to, nil for a new one. Proof is an Epoch of its dealings
+// in an earlier round, or nil.
+func (e *stored) mayAcknowledge(b *share.OpenedBundle, proof *share.OpenedEpoch) (*refreshing, stepResult) {
+	r := e.refresh
+	over := r == nil || r.base == nil
+	switch {
+	case over && b.Epoch != e.epoch+1:
+		return nil, refuse(custody.Conflict, "epoch %d is in force here", e.epoch)
+	case !over && b.Epoch != e.epoch:
+		return nil, refuse(custody.Conflict, "the refresh to epoch %d is not over here", e.epoch)
+	case !over && b.Dealt != r.now.Dealt && (proof == nil || proof.Round <= e.proof.Round):
+		return nil, refuse(custody.Conflict, "other dealings are in force here")
+	case r != nil && r.ahead != nil:
+		return nil, refuse(custody.Conflict, "others have a row of epoch %d", r.ahead.Number())
+	}
+	if over && (r == nil || r.epoch != b.Epoch) {
+		return nil, stepResult{outcome: custody.OK}
+	}
+	if b.Round < r.round || b.Round == r.round && b.Hash != r.bundle {
+		return nil, refuse(custody.Conflict, "round %d was acknowledged here", r.round)
+	}
+	return r, stepResult{outcome: custody.OK}
+}
+
+// promiseRow notes the new row in a version that is the caller's to change.
+func (e *stored) promiseRow(r *refreshing, q ackMsg, w *writes) {
+	if r == nil {
+		w.dropRefresh(e, false) // of the refresh before, which is over
+		r = &refreshing{epoch: q.bundle.Epoch}
+	}
+	r = r.clone()
+	e.refresh = r
+	r.round, r.bundle = q.bundle.Round, q.bundle.Hash
+	if r.now.Dealt == q.bundle.Dealt {
+		r.now.Bundle = q.bundle.Hash
+		return
+	}
+	if d := r.of(q.bundle.Dealt); d != nil {
+		d.Bundle = q.bundle.Hash
+		return
+	}
+	if len(r.dealt) >= maxDealt {
+		w.put(dealtPlace(e, r.dealt[0]), nil)
+		w.put(dealingsPlace(e, r.dealt[0]), nil)
+		r.dealt = r.dealt[1:]
+	}
+	rec := key.Marshal(&dealingsRecord{Bundle: q.bytes})
+	d := dealtRow{Dealt: q.bundle.Dealt, Bundle: q.bundle.Hash, Size: uint64(len(rec))}
+	r.dealt = append(r.dealt, d)
+	w.put(dealtPlace(e, d), q.row.Encode())
+	w.put(dealingsPlace(e, d), rec)
+}
+
+// ackOf is the acknowledgement of a row for this seat.
+func (e *stored) ackOf(bundle key.Hash, epoch, round uint32, row shamir.Row) (*share.EpochAck, error) {
+	enc := row.Encode()
+	defer clear(enc)
+	a := &share.EpochAck{Manifest: e.Hash, Bundle: bundle, Epoch: epoch, Round: round, X: e.x}
+	a.C = share.RowCommitment(e.Context(), e.x, e.K, enc)
+	for _, seat := range e.Seats {
+		var t key.Hash
+		if seat.X != e.x {
+			v, err := row.Help(seat.X)
+			if err != nil {
+				return nil, err
+			}
+			t = share.PairTag(bundle, e.x, seat.X, v)
+			clear(v)
+		}
+		a.Pairs = append(a.Pairs, t)
+	}
+	return a, nil
+}
+
+// epochMsg is an EPOCH whose Epoch is verified.
+type epochMsg struct {
+	proof *share.OpenedEpoch
+	dealt key.Hash   // the dealings that it is of; zero: not known here
+	row   shamir.Row // this seat's row of it, judged by the step; nil: none can be made
+	// rest is what is kept for seats that have not acknowledged, nil for nothing.
+	rest  *dealingsRecord
+	words []seatWord // Committed of other seats over its bundle, verified
+}
+
+// commitEpoch puts the row of a certified epoch in force, beside the old one,
+// and takes in the words of others. It signs Committed over H(bundle).
+func (s *secretState) commitEpoch(f holderFacts, q epochMsg) stepResult {
+	e, why := s.refreshed(f, q.proof.Manifest)
+	if e == nil {
+		return refuse(custody.Refused, "%s", why)
+	}
+	next := s.clone()
+	mine := *e
+	next.committed = &mine
+	var w writes
+	moved, res := mine.enforce(q, f.now, &w)
+	if res.outcome != custody.OK {
+		if res.next == nil && !moved {
+			return res
+		}
+		res.next, res.writes = next, w.list // what is ahead is remembered
+		return res
+	}
+	if mine.hear(q.words) {
+		moved = true
+	}
+	if next.finish(&w) {
+		moved = true
+	}
+	out := stepResult{outcome: custody.OK, sign: mine.epochReceipt()}
+	if moved {
+		out.next, out.writes = next, w.list
+	}
+	return out
+}
+
+// epochReceipt is the word that the row of an epoch is in force here.
+func (e *stored) epochReceipt() *promise {
+	return &promise{key.TypeCommitted, share.Receipt{Manifest: e.proof.Bundle, Epoch: e.epoch, X: e.x, Time: e.since}}
+}
+
+// enforce makes the row of a certified epoch the one in force, in a version that
+// is the caller's to change. It reports whether anything changed.
+func (e *stored) enforce(q epochMsg, now uint64, w *writes) (bool, stepResult) {
+	r, n := e.refresh, q.proof.Number()
+	over := r == nil || r.base == nil
+	switch {
+	case e.proof != nil && n == e.epoch && q.proof.Bundle == e.proof.Bundle:
+		return false, stepResult{outcome: custody.OK} // the same again
+	case n < e.epoch || n == e.epoch && (over || q.proof.Round <= e.proof.Round):
+		return false, refuse(custody.Conflict, "epoch %d is in force here", e.epoch)
+	case r != nil && r.epoch == n && q.proof.Round < r.round:
+		return false, refuse(custody.Conflict, "round %d was acknowledged here", r.round)
+	case n > e.epoch+1 || q.row == nil || !rowGood(e.version, q.proof, e.x, q.row):
+		return e.lag(q.proof)
+	}
+	if n == e.epoch {
+		e.change(q, w)
+	} else {
+		e.advance(q, w)
+	}
+	e.since = now
+	return true, stepResult{outcome: custody.OK}
+}
+
+// lag remembers an epoch of which no row can be made here.
+func (e *stored) lag(proof *share.OpenedEpoch) (bool, stepResult) {
+	res := refuse(custody.Refused, "no row of epoch %d can be made here", proof.Number())
+	r := e.refresh
+	if r != nil && r.ahead != nil && cmp.Or(cmp.Compare(r.ahead.Number(), proof.Number()), cmp.Compare(r.ahead.Round, proof.Round)) >= 0 {
+		return false, res
+	}
+	if r == nil {
+		r = &refreshing{epoch: e.epoch + 1}
+	}
+	e.refresh = r.clone()
+	e.refresh.ahead = proof
+	return true, res
+}
+
+// advance goes from one epoch to the next. The row in force becomes the base. A
+// base that is still there goes: w seats had gone on from it when they
+// acknowledged what comes now.
+func (e *stored) advance(q epochMsg, w *writes) {
+	old := e.refresh
+	base := &baseRow{epoch: e.epoch, proof: e.proof}
+	r := &refreshing{epoch: q.proof.Number(), round: q.proof.Round, bundle: q.proof.Bundle, base: base}
+	if old != nil && old.epoch == r.epoch {
+		r = old.clone()
+		r.base, r.ahead = base, nil
+		if q.proof.Round > r.round {
+			r.round, r.bundle = q.proof.Round, q.proof.Bundle
+		}
+	} else {
+		w.dropRefresh(e, false)
+	}
+	e.refresh, e.epoch, e.proof = r, r.epoch, q.proof
+	e.install(q, w)
+}
+
+// change goes over to another bundle of the same epoch that has an Epoch of a
+// higher round. The base stays, and so does the row that was in force, as one
+// that may be proposed again.
+func (e *stored) change(q epochMsg, w *writes) {
+	r := e.refresh.clone()
+	e.refresh = r
+	r.ahead = nil
+	if q.proof.Round > r.round {
+		r.round, r.bundle = q.proof.Round, q.proof.Bundle
+	}
+	e.proof = q.proof
+	e.install(q, w)
+}
+
+// install writes the row in force and notes its dealings. Nobody's word is about
+// it yet.
+func (e *stored) install(q epochMsg, w *writes) {
+	r := e.refresh
+	r.committed = nil
+	if r.now.Dealt != q.dealt && !r.now.Dealt.IsZero() {
+		w.put(dealingsPlace(e, r.now), nil)
+	}
+	d := dealtRow{Dealt: q.dealt, Bundle: q.proof.Bundle}
+	if have := r.of(q.dealt); have != nil {
+		d.Size = have.Size
+		w.put(dealtPlace(e, *have), nil)
+		r.dealt = slices.DeleteFunc(r.dealt, func(o dealtRow) bool { return o.Dealt == q.dealt })
+	}
+	if q.rest != nil {
+		rec := key.Marshal(q.rest)
+		d.Size = uint64(len(rec))
+		w.put(dealingsPlace(e, d), rec)
+	}
+	r.now = d
+	w.put(rowPlace(e), q.row.Encode())
+}
+
+// hear takes in the words of other seats that the row in force is in force there
+// too, and reports whether one is new.
+func (e *stored) hear(words []seatWord) bool {
+	if e.refresh == nil || e.refresh.now.Dealt.IsZero() {
+		return false
+	}
+	news := false
+	for _, word := range words {
+		if word.X == e.x || slices.ContainsFunc(e.refresh.committed, func(o seatWord) bool { return o.X == word.X }) {
+			continue
+		}
+		if !news {
+			e.refresh = e.refresh.clone()
+			news = true
+		}
+		e.refresh.committed = append(e.refresh.committed, word)
+	}
+	return news
+}
+
+// finish lets go of the old row once w seats have signed that the new one is in
+// force, and of history with it; and of the dealings once all n have. It
+// reports whether anything went.
+func (s *secretState) finish(w *writes) bool {
+	e := s.committed
+	r := e.refresh
+	if r == nil || r.now.Dealt.IsZero() {
+		return false
+	}
+	have := 1 + len(r.committed)
+	moved := false
+	if r.base != nil && have >= int(e.W) {
+		w.dropRefresh(e, true)
+		r = r.clone()
+		r.base, r.dealt = nil, nil
+		e.refresh = r
+		for _, h := range s.history {
+			w.drop(h)
+		}
+		s.history, moved = nil, true
+	}
+	if r.base == nil && have == e.N() && r.ahead == nil {
+		w.dropRefresh(e, false)
+		e.refresh, moved = nil, true
+	}
+	return moved
+}
+
+// repairEpoch takes a row that was rebuilt from values of other seats for an
+// epoch that others have and this seat has not (protocol.md section 9). The
+// caller has checked that enough values lie on one polynomial.
+func (s *secretState) repairEpoch(f holderFacts, proof *share.OpenedEpoch, row shamir.Row) stepResult {
+	e := s.committed
+	if e == nil || e.Hash != proof.Manifest || e.x == 0 || !e.row || e.refresh == nil || e.refresh.ahead == nil ||
+		!bytes.Equal(e.refresh.ahead.Bytes, proof.Bytes) || !rowGood(e.version, proof, e.x, row) {
+		return refuse(custody.Refused, "no such row is wanted here")
+	}
+	next := s.clone()
+	mine := *e
+	next.committed = &mine
+	var w writes
+	w.put(rowPlace(e), nil)
+	w.dropRefresh(e, false)
+	mine.epoch, mine.proof, mine.since = proof.Number(), proof, f.now
+	mine.refresh = nil
+	w.put(rowPlace(&mine), row.Encode())
+	return stepResult{next: next, writes: w.list, outcome: custody.OK, sign: mine.epochReceipt()}
+}
+
+// rowGood is the one place where a row is judged: of epoch 0 by the owner's
+// commitment, later by what other seats told of the values they share with it
+// (protocol.md section 9).
+func rowGood(v *version, proof *share.OpenedEpoch, x uint8, row shamir.Row) bool {
+	if len(row) != int(v.K) {
+		return false
+	}
+	enc := row.Encode()
+	defer clear(enc)
+	if proof == nil {
+		seat := v.SeatAt(x)
+		return seat != nil && v.CheckRow(*seat, enc)
+	}
+	return proof.Manifest == v.Hash && proof.CheckRow(x, enc, row.Help)
+}
