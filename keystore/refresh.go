@@ -278,7 +278,7 @@ func (c *custodian) tellEpoch(ctx context.Context, s *secretState, e *stored) []
 			r.seats = append(r.seats, seat)
 		}
 	}
-	replies := asked[custody.EpochReply](ctx, r, custody.VerbEpoch, func(seat share.Seat) key.Body {
+	replies := askSeats[custody.EpochReply](ctx, r, custody.VerbEpoch, func(seat share.Seat) key.Body {
 		return c.epochCall(e, seat.X, kept, e.refresh.committed)
 	})
 	var out []seatWord
@@ -313,7 +313,7 @@ func (c *custodian) tellWords(ctx context.Context, s *secretState, e *stored, wo
 			r.seats = append(r.seats, seat)
 		}
 	}
-	asked[custody.EpochReply](ctx, r, custody.VerbEpoch, func(seat share.Seat) key.Body {
+	askSeats[custody.EpochReply](ctx, r, custody.VerbEpoch, func(seat share.Seat) key.Body {
 		return c.epochCall(e, seat.X, nil, words)
 	})
 }

@@ -46,9 +46,9 @@ type round struct {
 	bestBundle []byte
 }
 
-// asked sends one call to each of the seats at the same time, this node's own
+// askSeats sends one call to each of the seats at the same time, this node's own
 // included, and returns the answers of those that gave one.
-func asked[R any, P interface {
+func askSeats[R any, P interface {
 	*R
 	key.Body
 }](ctx context.Context, r *round, verb uint64, body func(share.Seat) key.Body) map[uint8]P {
@@ -134,7 +134,7 @@ func (r *round) look(ctx context.Context, manifest key.Hash) error {
 	if err := r.reload(ctx, manifest); err != nil {
 		return err
 	}
-	replies := asked[custody.DealReply](ctx, r, custody.VerbDeal, func(share.Seat) key.Body {
+	replies := askSeats[custody.DealReply](ctx, r, custody.VerbDeal, func(share.Seat) key.Body {
 		return &custody.Deal{ID: r.id, Manifest: manifest, Epoch: r.e.epoch + 1}
 	})
 	r.standing = make(map[uint8]*custody.Standing)
@@ -266,7 +266,7 @@ func (r *round) deals(ctx context.Context, target uint32) []dealtBy {
 		n := min(int(r.e.K)-len(out), len(order))
 		now := &round{c: r.c, seats: order[:n]}
 		order = order[n:]
-		replies := asked[custody.DealReply](ctx, now, custody.VerbDeal, func(share.Seat) key.Body {
+		replies := askSeats[custody.DealReply](ctx, now, custody.VerbDeal, func(share.Seat) key.Body {
 			return &custody.Deal{ID: r.id, Manifest: r.e.Hash, Epoch: target, Round: r.number}
 		})
 		for x, reply := range replies {
@@ -317,7 +317,7 @@ func (r *round) bundle(ctx context.Context, b *share.RefreshBundle, deals []deal
 	if deals == nil {
 		earlier = r.best.Bytes
 	}
-	replies := asked[custody.BundleReply](ctx, r, custody.VerbBundle, func(seat share.Seat) key.Body {
+	replies := askSeats[custody.BundleReply](ctx, r, custody.VerbBundle, func(seat share.Seat) key.Body {
 		return &custody.Bundle{ID: r.id, Manifest: r.e.Hash, Bundle: bytes, Boxes: boxes(seat.X), Proof: earlier}
 	})
 	epoch := r.gather(b, share.BundleHash(r.c.cfg.ID, bytes), replies)
@@ -379,7 +379,7 @@ func (r *round) enact(ctx context.Context, q *custody.Epoch) error {
 	if reply.Outcome != custody.OK {
 		// This seat was not among those that acknowledged: they must hear of it
 		// all the same.
-		asked[custody.EpochReply](ctx, r, custody.VerbEpoch, func(share.Seat) key.Body { return q })
+		askSeats[custody.EpochReply](ctx, r, custody.VerbEpoch, func(share.Seat) key.Body { return q })
 		return fmt.Errorf("%w here: %.200s", errRefresh, reply.Why)
 	}
 	r.c.passEpoch(ctx, r.id)

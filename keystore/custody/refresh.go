@@ -7,7 +7,7 @@ const (
 	VerbDeal    uint64 = 47
 	VerbBundle  uint64 = 48
 	VerbEpoch   uint64 = 49
-	VerbRefresh uint64 = 51
+	VerbRefresh uint64 = 52
 )
 
 // Deal asks a seat how it stands and, with a Round, for a dealing of zero.
