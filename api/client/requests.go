@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"net/url"
+	"time"
 
 	"keymesh/api/apitype"
 )
@@ -27,6 +29,43 @@ func (p *Pending) ExitCode() int { return apitype.ExitQuorum }
 func (c *Client) Requests(ctx context.Context) ([]apitype.Request, error) {
 	out, err := get[apitype.Requests](ctx, c, apitype.PathRequests, nil)
 	return out.Items, err
+}
+
+// Request returns one of these requests. Of the person's own, the node asks the
+// holders how it stands. It waits for at most wait until the request is another
+// than the version that the caller has seen; "": than it is now.
+func (c *Client) Request(ctx context.Context, request string, wait time.Duration, seen string) (apitype.Request, error) {
+	q := url.Values{}
+	if wait > 0 {
+		q.Set("wait", min(wait, apitype.MaxTimeout*time.Second).Round(time.Millisecond).String())
+	}
+	if seen != "" {
+		q.Set("seen", seen)
+	}
+	return get[apitype.Request](ctx, c, requestPath(request), q)
+}
+
+// Ask recovers a secret by its id, as [Client.Recover] does by its name. The
+// caller zeroes the Value after use.
+func (c *Client) Ask(ctx context.Context, r apitype.Ask) (apitype.Recovered, error) {
+	var out apitype.Recovered
+	if err := c.post(ctx, apitype.PathRequests, r, &out, false); err != nil {
+		clear(out.Value)
+		return apitype.Recovered{}, err
+	}
+	if out.Value == nil {
+		return apitype.Recovered{}, &BadAnswer{Target: c.Target(), Status: http.StatusOK, Why: "it holds no value"}
+	}
+	return out, nil
+}
+
+// VerifyReceipt has the node say what a receipt proves; nobody is asked.
+func (c *Client) VerifyReceipt(ctx context.Context, receipt []byte) (apitype.Receipt, error) {
+	var out apitype.Receipt
+	if err := c.post(ctx, apitype.PathReceiptVerify, apitype.ReceiptRequest{Receipt: receipt}, &out, false); err != nil {
+		return apitype.Receipt{}, err
+	}
+	return out, nil
 }
 
 // Approve signs an approval of exactly this request.

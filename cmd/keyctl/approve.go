@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -13,19 +12,22 @@ import (
 )
 
 func (a *app) pendingCommand() *cobra.Command {
-	return &cobra.Command{
+	mine := false
+	cmd := &cobra.Command{
 		Use:               "pending",
 		GroupID:           groupSecrets,
 		Short:             "Show the requests that wait for you, and your own",
 		Long:              "Pending shows the requests that this node was told of and that wait for your word, or\nthat you may stop, and those that you made.",
-		Example:           "  keyctl pending",
+		Example:           "  keyctl pending\n  keyctl pending --mine",
 		Args:              exactArgs(0, "keyctl pending"),
 		ValidArgsFunction: noCompletion,
-		RunE:              func(cmd *cobra.Command, _ []string) error { return a.pending(cmd.Context()) },
+		RunE:              func(cmd *cobra.Command, _ []string) error { return a.pending(cmd.Context(), mine) },
 	}
+	cmd.Flags().BoolVar(&mine, "mine", false, "only what you asked for, with what the holders say of it now")
+	return cmd
 }
 
-func (a *app) pending(ctx context.Context) error {
+func (a *app) pending(ctx context.Context, mine bool) error {
 	ctx, cancel := a.within(ctx)
 	defer cancel()
 	node, err := a.node()
@@ -35,6 +37,9 @@ func (a *app) pending(ctx context.Context) error {
 	items, err := node.Requests(ctx)
 	if err != nil {
 		return apiError("cannot list the requests", "keyctl pending", err)
+	}
+	if mine {
+		return a.pendingMine(ctx, node, items)
 	}
 	if a.json() {
 		return a.printJSON(apitype.Requests{Items: items})
@@ -185,44 +190,4 @@ func (a *app) showRequest(r apitype.Request) {
 		fact(&b, "said", "%s: %s %s", named(s.Name, s.Person), map[bool]string{true: "denied", false: "approved"}[s.Denied], s.Note)
 	}
 	fmt.Fprint(a.stderr, b.String())
-}
-
-const pollEvery = 2 * time.Second
-
-// awaitPending repeats a recovery or a put until nothing is missing or wait is
-// over, and says on standard error what has changed.
-func awaitPending[T any](ctx context.Context, a *app, wait time.Duration, once func(context.Context) (T, error)) (T, error) {
-	end := time.Now().Add(wait)
-	last := ""
-	for {
-		res, err := once(ctx)
-		p, ok := err.(*client.Pending)
-		if !ok {
-			return res, err
-		}
-		if line := pendingLine(p.Pending); line != last {
-			if last == "" {
-				a.note("request %s, words to compare by phone: %s", short(p.Request), printable(strings.Join(p.Words, " ")))
-			}
-			a.note("%s", printable(line))
-			last = line
-		}
-		left := time.Until(end)
-		if left <= 0 {
-			return res, err
-		}
-		select {
-		case <-ctx.Done():
-			return res, ctx.Err()
-		case <-time.After(min(pollEvery, left)):
-		}
-	}
-}
-
-func pendingLine(p apitype.Pending) string {
-	line := fmt.Sprintf("%d of %d approvals", p.Have, p.Need)
-	if len(p.Missing) > 0 {
-		line += "; missing: " + bounded(strings.Join(p.Missing, "; "))
-	}
-	return line
 }

@@ -26,8 +26,52 @@ func TestGetWaits(t *testing.T) {
 	if code != 0 || out != "hunter2" || !strings.Contains(said, "1 of 3 approvals") {
 		t.Errorf("exit %d, %q, %q", code, out, said)
 	}
-	if i, j := strings.Index(said, "1 of 3"), strings.Index(said, "2 of 3"); i < 0 || j < i {
+	if i, j := strings.Index(said, "approved by ann"), strings.Index(said, "approved by bob"); i < 0 || j < i || strings.Contains(said, "\x1b") || strings.Count(said, "approved by") != 2 {
 		t.Errorf("the approvals did not show in turn: %q", said)
+	}
+}
+
+// TestGetWaitsWithoutLooking: a node that cannot be looked at is asked again.
+func TestGetWaitsWithoutLooking(t *testing.T) {
+	f := startFake(t)
+	env := []string{"KEYMESH_SOCKET=" + f.socket}
+	if code, _, said := call("hunter2", env, "put", "demo/db"); code != 0 {
+		t.Fatal(said)
+	}
+	f.bend(func() { f.missing, f.answers["look"] = 1, apitype.NewProblem(apitype.Internal, "") })
+	if code, out, said := call("", env, "get", "demo/db", "--wait", "1m"); code != 0 || out != "hunter2" {
+		t.Errorf("exit %d, %q, %q", code, out, said)
+	}
+	if n := len(f.requests("look")); n > 2 {
+		t.Errorf("%d looks in vain", n)
+	}
+}
+
+// TestCancel: one's own request ends; another person's is not one's to end.
+func TestCancel(t *testing.T) {
+	f := startFake(t)
+	env := []string{"KEYMESH_SOCKET=" + f.socket}
+	mine, theirs := strings.Repeat("5a", 32), strings.Repeat("6b", 32)
+	f.bend(func() {
+		f.asks = []apitype.Request{{Request: mine, Name: "demo/db", State: "open", Mine: true, Have: 1, Need: 2, Missing: []string{"1 more of ann, bob\x1b"}, Wait: 90},
+			{Request: theirs, State: "open"}}
+	})
+	if code, out, said := call("", env, "pending", "--mine"); code != 0 || !strings.Contains(out, "1 more of ann") || !strings.Contains(out, "1m30s") || strings.Contains(out, theirs[:8]) || strings.Contains(out, "\x1b") {
+		t.Errorf("exit %d, %q, %q", code, out, said)
+	}
+	f.bend(func() { f.asks[0].Ready = true })
+	if _, out, _ := call("", env, "pending", "--mine"); !strings.Contains(out, "ready") {
+		t.Errorf("%q", out)
+	}
+	if code, _, _ := call("", env, "cancel", theirs[:8]); code != apitype.ExitDenied || len(f.requests("cancel")) != 0 {
+		t.Errorf("exit %d", code)
+	}
+	if code, _, _ := call("", env, "cancel", "7777"); code != apitype.ExitNotFound {
+		t.Errorf("exit %d", code)
+	}
+	code, out, said := call("", env, "cancel", mine[:8])
+	if got := f.requests("cancel"); code != 0 || len(got) != 1 || got[0].path != apitype.PathRequests+"/"+mine || !strings.Contains(out, "cancelled") {
+		t.Errorf("exit %d, %q, %q, %+v", code, out, said, got)
 	}
 }
 

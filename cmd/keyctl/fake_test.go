@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -43,8 +44,10 @@ type fakeNode struct {
 	log     []fakeRequest // what was asked
 	issuers int
 	jobs    map[string]apitype.Job
-	asleep  int // so many questions about a job are answered that it runs
-	missing int // so many recoveries are answered 202 first
+	looks   int
+	noProof bool // recoveries come without a receipt
+	asleep  int  // so many questions about a job are answered that it runs
+	missing int  // so many recoveries are answered 202 first
 	asks    []apitype.Request
 	undone  bool // a deletion answers 200 without being done
 	audit   fakeLog
@@ -172,6 +175,9 @@ func fakeOp(r *http.Request) (op, name string) {
 	case apitype.PathSecrets:
 		return "list", ""
 	case apitype.PathRequests:
+		if r.Method == http.MethodPost {
+			return "get", ""
+		}
 		return "requests", ""
 	case apitype.PathAudit:
 		return "audit", ""
@@ -180,8 +186,14 @@ func fakeOp(r *http.Request) (op, name string) {
 	case apitype.PathAuditExport:
 		return "audit-export", ""
 	}
+	if r.URL.Path == apitype.PathReceiptVerify {
+		return "receipt", ""
+	}
 	if rest, ok := strings.CutPrefix(r.URL.Path, apitype.PathRequests+"/"); ok {
 		id, verb, _ := strings.Cut(rest, "/")
+		if verb == "" {
+			verb = map[string]string{"GET": "look", "DELETE": "cancel"}[r.Method]
+		}
 		return verb, id
 	}
 	if id, ok := strings.CutPrefix(r.URL.Path, apitype.PathPeers+"/"); ok {
@@ -250,7 +262,13 @@ func (f *fakeNode) answer(w http.ResponseWriter, req fakeRequest, name string) {
 		w.Header().Set("Content-Type", apitype.TypeAudit)
 		fmt.Fprint(w, fakeExport)
 		return
-	case "approve", "deny":
+	case "receipt":
+		text, _ := req.body["receipt"].(string)
+		raw, _ := base64.StdEncoding.DecodeString(text)
+		out = f.receipt(string(raw))
+	case "look":
+		out, p = f.look(name)
+	case "approve", "deny", "cancel":
 		out = apitype.Heard{Request: name}
 	case "reshare":
 		out, p = f.reshare(req, name)
@@ -422,7 +440,10 @@ func (f *fakeNode) get(req fakeRequest, name string) (any, *apitype.Problem) {
 	if p := f.quorum(apitype.Quorum, 3); p != nil {
 		return nil, p
 	}
-	out := apitype.Recovered{Value: s.value, Name: name, ID: strings.Repeat("1d", 32), Gen: s.gen, Used: []string{}, Bad: []apitype.Bad{}}
+	out := apitype.Recovered{Value: s.value, Name: name, ID: strings.Repeat("1d", 32), Gen: s.gen, Used: []string{}, Bad: []apitype.Bad{}, Receipt: []byte("true")}
+	if f.noProof {
+		out.Receipt = nil
+	}
 	for _, n := range f.online() {
 		if f.liars[n] {
 			out.Bad = append(out.Bad, apitype.Bad{Node: nodeID(n), Name: n, Why: "its row does not match the commitment"})
@@ -492,6 +513,36 @@ func (f *fakeNode) rehearse(name string) (any, *apitype.Problem) {
 	done.State, done.Seats, done.Result = apitype.JobDone, seats, result
 	f.jobs[j.ID] = done
 	return j, nil
+}
+
+// look shows a request. That of a recovery which is answered 202 has a word
+// more each time that it is looked at, and is ready when none is missing.
+func (f *fakeNode) look(id string) (any, *apitype.Problem) {
+	for _, r := range f.asks {
+		if r.Request == id {
+			return r, nil
+		}
+	}
+	f.looks++
+	r := apitype.Request{Request: id, State: "open", Mine: true, Have: 2 - f.missing, Need: 3, Missing: []string{"1 more of ann, bob"}, Version: strconv.Itoa(f.looks), Ready: f.missing == 0}
+	for i := range 2 - f.missing {
+		r.Said = append(r.Said, apitype.Said{Person: "person-" + strings.Repeat(string(rune('x'+i)), 52), Name: []string{"ann", "bob"}[i], Note: "yes\x1b[2J"})
+	}
+	if f.missing > 0 {
+		f.missing--
+	}
+	return r, nil
+}
+
+// receipt knows one true receipt, and one of another network.
+func (f *fakeNode) receipt(raw string) apitype.Receipt {
+	switch raw {
+	case "true", "elsewhere":
+		return apitype.Receipt{Valid: true, Here: raw == "true", Network: "network-x", ID: strings.Repeat("1d", 32), Gen: 3, Owner: "person-o", OwnerName: "olga",
+			Requester: "person-r", Words: []string{"one", "two"}, Reason: "ill\x1b", K: 3, N: 5, Policy: "any of the owner", Approvals: []apitype.Said{{Person: "person-a", Name: "ann"}},
+			Releases: []apitype.Release{{Node: nodeID("alpha"), Name: "alpha", X: 1, Audit: 42}}}
+	}
+	return apitype.Receipt{Why: "an approval: the signature is wrong"}
 }
 
 func (f *fakeNode) job(id string) (any, *apitype.Problem) {

@@ -16,7 +16,8 @@ import (
 type getFlags struct {
 	gen              uint64
 	manifest, reason string
-	out              string
+	out, receipt     string
+	id, tag          string
 	reveal           bool
 	wait             time.Duration
 }
@@ -26,12 +27,21 @@ line end of its own. On a terminal it does so only with --reveal.
 
 --out writes a new file with mode 0600, whole or not at all, and never over one
 that exists. Holders whose rows were bad are named on standard error; the
-secret is right all the same, since a wrong one cannot pass.`
+secret is right all the same, since a wrong one cannot pass.
+
+--wait shows on standard error who approves, as it happens, and what is missing
+still. --receipt writes a new file that proves to anybody who asked, who
+approved and which holders released; keyctl receipt verify reads it.
+
+--id recovers what another person owns and the policy lets you recover: by the
+secret's id, which the owner's info, a request or a receipt tells. NAME
+is then optional, and with --tag it is told to the other approvers, proven.`
 
 const getExample = `  keyctl get demo/db | psql-login
   keyctl get demo/db --reveal
   keyctl get ca/root-key --out root.pem
-  keyctl get demo/db --gen 3`
+  keyctl get demo/db --gen 3
+  keyctl get demo/db --wait 10m --receipt demo-db.receipt | psql-login`
 
 func (a *app) getCommand() *cobra.Command {
 	var f getFlags
@@ -41,15 +51,20 @@ func (a *app) getCommand() *cobra.Command {
 		Short:             "Recover a value",
 		Long:              getLong,
 		Example:           getExample,
-		Args:              exactArgs(1, "keyctl get NAME"),
+		Args:              rangeArgs(0, 1, "keyctl get NAME"),
 		ValidArgsFunction: a.completeName,
-		RunE:              func(cmd *cobra.Command, args []string) error { return a.get(cmd.Context(), args[0], f) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.get(cmd.Context(), strings.Join(args, ""), f)
+		},
 	}
 	fl := cmd.Flags()
 	fl.Uint64Var(&f.gen, "gen", 0, "generation `G` instead of the latest")
 	fl.StringVar(&f.manifest, "manifest", "", "the one of a fork with manifest `H`")
 	fl.BoolVar(&f.reveal, "reveal", false, "show it on the terminal")
 	fl.StringVar(&f.out, "out", "", "write it to a new `FILE`, mode 0600")
+	fl.StringVar(&f.receipt, "receipt", "", "write the proof of the recovery to a new `FILE`, mode 0600")
+	fl.StringVar(&f.id, "id", "", "`ID` of a secret that another person owns")
+	fl.StringVar(&f.tag, "tag", "", "`TAG` that belongs to NAME, with --id")
 	fl.StringVar(&f.reason, "reason", "", "`TEXT` for those who are asked and for the audit log")
 	fl.DurationVar(&f.wait, "wait", 0, "wait for `SPAN`, such as 10m, for approvals and delays, and show them")
 	fl.SortFlags = false
@@ -64,22 +79,39 @@ func (a *app) get(ctx context.Context, name string, f getFlags) error {
 	if err != nil {
 		return err
 	}
-	res, err := awaitPending(ctx, a, f.wait, func(ctx context.Context) (apitype.Recovered, error) {
+	w := &waiter{a: a, watch: node}
+	res, err := awaitPending(ctx, w, f.wait, func(ctx context.Context) (apitype.Recovered, error) {
 		ctx, cancel := a.within(ctx)
 		defer cancel()
+		if f.id != "" {
+			return node.Ask(ctx, apitype.Ask{ID: f.id, Name: name, Tag: f.tag, Gen: f.gen, Manifest: f.manifest, Reason: f.reason})
+		}
 		return node.Recover(ctx, name, apitype.RecoverRequest{Gen: f.gen, Manifest: f.manifest, Reason: f.reason})
 	})
+	what, again := quoted(name), "keyctl get "+shellWord(name)
+	if f.id != "" {
+		what, again = "the secret with id "+short(f.id), "keyctl get --id "+shellWord(f.id)
+	}
 	var pend *client.Pending
 	if errors.As(err, &pend) {
-		return &failure{exit: apitype.ExitQuorum, what: "cannot recover " + quoted(name) + " yet", why: printable(pend.Error()),
-			details: []string{printable(pendingLine(pend.Pending))}, hint: "the request goes on until " + when(pend.Expires, "it ends") + ": keyctl get " + shellWord(name) + " --wait 10m"}
+		line, delay := pendingLine(pend.Have, pend.Need, pend.Missing, pend.Wait)
+		return &failure{exit: apitype.ExitQuorum, what: "cannot recover " + what + " yet", why: printable(pend.Error()),
+			details: []string{printable(line + delay)}, hint: "the request goes on until " + when(pend.Expires, "it ends") + ": " + again + " --wait 10m"}
 	}
 	if err != nil {
-		return apiError("cannot recover "+quoted(name), "keyctl get "+shellWord(name), err)
+		return apiError("cannot recover "+what, again, err)
 	}
 	defer clear(res.Value)
 	for _, b := range res.Bad {
 		a.note("warning: %s gave a bad row, which was not used: %s", nodeName(b.Name, b.Node), bounded(b.Why))
+	}
+	if f.wait > 0 {
+		w.words(res.Said) // what came after the last look
+	}
+	if f.receipt != "" {
+		if err := a.saveReceipt(f.receipt, res); err != nil {
+			return err
+		}
 	}
 	return a.deliver(res, f)
 }
@@ -89,6 +121,23 @@ func (a *app) get(ctx context.Context, name string, f getFlags) error {
 func (a *app) checkGet(name string, f getFlags) error {
 	if f.manifest != "" && !isHash(f.manifest) {
 		return usage("--manifest takes 64 hexadecimal digits", "the answer that reported the fork names both")
+	}
+	switch {
+	case f.id == "" && name == "":
+		return usage("keyctl get needs more arguments", "keyctl get NAME")
+	case f.id == "" && f.tag != "":
+		return usage("--tag goes with --id", "keyctl get NAME --id ID --tag TAG")
+	case f.id != "" && (name == "") != (f.tag == ""):
+		return usage("NAME and --tag go together: neither proves anything alone", "keyctl get NAME --id ID --tag TAG")
+	case f.id != "" && !isHash(f.id), f.tag != "" && !isHash(f.tag):
+		return usage("--id and --tag take 64 hexadecimal digits", "keyctl get --id ID")
+	case f.receipt != "" && f.receipt == f.out:
+		return usage("--receipt and --out name the same file", "use two names")
+	}
+	if f.receipt != "" {
+		if err := refuseExisting(f.receipt); err != nil {
+			return err
+		}
 	}
 	if f.out != "" && f.reveal {
 		return usage("--reveal and --out exclude each other", "use one of the two")

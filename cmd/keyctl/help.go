@@ -89,6 +89,7 @@ are RFC 3339, ids and hashes text.
   put          name id manifest gen n k w acked created dry_run notes[]
                seats[node name operator zone x state why]
   get          value (base64) name id manifest gen used[] bad[node name why] policy
+               request said[person name denied note] receipt (base64)
   get --out    name id manifest gen size file used[] bad[]
   ls           items[name id gen n k w acked size labels created expires margin last_read last_verified]
                silent[]
@@ -98,7 +99,11 @@ are RFC 3339, ids and hashes text.
   pending      items[request words[] id name gen owner requester reason state
                created expires mine approver veto have need missing[] wait
                said[person denied note]]
-  approve, deny  request
+  approve, deny, cancel  request
+  pending --mine  as pending, with ready and version where the holders said
+  receipt verify  valid why network here request words[] id owner owner_name
+               manifest gen requester by reason created k n policy waited
+               approvals[person name note] releases[node name x audit]
   rehearse     name id manifest gen ok exit_code n k proven margin payloads
                failed[node name why] have need missing[] wait policy why
                approvers[person nodes reachable silent] seats[... silent]

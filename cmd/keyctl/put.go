@@ -97,7 +97,7 @@ func (a *app) put(ctx context.Context, name string, f putFlags) error {
 		return err
 	}
 	defer clear(req.Value)
-	res, err := awaitPending(ctx, a, f.wait, func(ctx context.Context) (apitype.PutResult, error) {
+	res, err := awaitPending(ctx, &waiter{a: a}, f.wait, func(ctx context.Context) (apitype.PutResult, error) {
 		ctx, cancel := a.within(ctx)
 		defer cancel()
 		return node.Put(ctx, name, req, cond)
@@ -140,8 +140,9 @@ func (a *app) putValue(ctx context.Context, node *client.Client, name string, f 
 
 // putPending is a change of policy that waits for consent.
 func putPending(name string, p *client.Pending) error {
+	line, delay := pendingLine(p.Have, p.Need, p.Missing, p.Wait)
 	return &failure{exit: apitype.ExitQuorum, what: "cannot store " + quoted(name) + " under another policy yet", why: printable(p.Error()),
-		details: []string{"request " + short(p.Request), "words " + printable(strings.Join(p.Words, " ")), printable(pendingLine(p.Pending))},
+		details: []string{"request " + short(p.Request), "words " + printable(strings.Join(p.Words, " ")), printable(line + delay)},
 		hint:    "those who are asked see it with keyctl pending; the same put again goes on with it until " + when(p.Expires, "it ends") + ", or put --wait 10m"}
 }
 

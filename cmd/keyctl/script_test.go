@@ -241,6 +241,8 @@ func cmdFake(ts *testscript.TestScript, neg bool, args []string) {
 		f.page, _ = strconv.Atoi(rest[0])
 	case "issuers":
 		f.issuers, _ = strconv.Atoi(rest[0])
+	case "noproof":
+		f.noProof = true
 	case "asleep":
 		f.asleep, _ = strconv.Atoi(rest[0])
 	case "audit-log": // audit-log ENTRIES: so many are in it

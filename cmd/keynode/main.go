@@ -47,13 +47,16 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 }
 
 // exitCode is 130 after an interrupt, 7 for an export that is not in order, 10 for a store that is refused or has
-// failed, otherwise 1.
+// failed, 7 for a receipt that is not true, otherwise 1.
 func exitCode(ctx context.Context, err error) int {
 	if ctx.Err() != nil {
 		return apitype.ExitInterrupted
 	}
 	var integrity *integrityError
 	if errors.As(err, &integrity) {
+		return apitype.ExitIntegrity
+	}
+	if errors.Is(err, errReceipt) {
 		return apitype.ExitIntegrity
 	}
 	for _, e := range []error{storage.ErrDamaged, storage.ErrEmpty, storage.ErrForeign, storage.ErrOlder, storage.ErrCorrupt, storage.ErrStopped, storage.ErrFull} {
