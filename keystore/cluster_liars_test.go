@@ -34,6 +34,7 @@ func TestHostileListing(t *testing.T) {
 		waitFor(t, f, p, name, 1)
 	}
 	mustPut(t, s, other, "foreign", []byte("x"), PutOptions{})
+	waitFor(t, f, other, "foreign", 1)
 	h, _ := s.secret(p, "a")
 	honest := s.seatHere(ctx, h.id)
 	foreign, _ := s.secret(other, "foreign")

@@ -19,12 +19,12 @@ import (
 const (
 	settleAge   = time.Minute      // how long the writer has
 	settleFull  = 10 * time.Second // when no more pendings are taken here
-	settleAgain = 15 * time.Second // after a round that settled nothing; doubled then
+	settleAgain = 3 * time.Second  // after a round that settled nothing; doubled then
 	settleLast  = 10 * time.Minute // the longest pause
 	settleSoon  = 2 * time.Second  // after another seat asked, or something moved
 
 	settleEvery   = 5 * time.Second
-	settleBatch   = 64 // that are asked about in one turn: SETTLE is metered
+	settleBatch   = 40 // that are asked about in one turn: SETTLE is metered
 	settleAtOnce  = 8
 	settleTimeout = 3 * time.Second
 

@@ -152,6 +152,9 @@ func (d *dealing) put(ctx context.Context) (PutResult, error) {
 	}
 	backoff := firstBackoff
 	for attempt := 1; ; attempt++ {
+		if err := d.settled(ctx); err != nil {
+			return PutResult{}, d.told(err)
+		}
 		w, err := d.deal(ctx)
 		if err != nil {
 			return PutResult{}, d.told(err)

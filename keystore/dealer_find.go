@@ -3,6 +3,8 @@ package keystore
 import (
 	"context"
 	"fmt"
+	"slices"
+	"time"
 
 	"keymesh/crypto/key"
 	"keymesh/crypto/share"
@@ -190,4 +192,45 @@ func (s *Store) spread(ctx context.Context, c *certified) {
 		return left <= 0
 	})
 	s.remember(c, false)
+}
+
+// settled waits while so many writes are pending that their seats take no other:
+// they settle those first, sooner than usual (W5).
+func (d *dealing) settled(ctx context.Context) error {
+	for !d.conditional() && d.crowded() {
+		if !sleep(ctx, crowdedPause) {
+			return &ConflictError{Why: "its seats have more unfinished writes than they take, and are settling them"}
+		}
+		if err := d.find(ctx, true); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// crowdedPause is how long a put waits before it looks again whether the seats
+// have settled what is pending.
+const crowdedPause = 2 * time.Second
+
+// crowded: too few seats of what is there would take another pending, or there
+// are more than a manifest can name.
+func (d *dealing) crowded() bool {
+	best, _ := d.view.latest()
+	live := d.live(best)
+	if len(live) < maxPending {
+		return false
+	}
+	full := 0
+	for _, h := range d.view.held {
+		n := 0
+		for _, m := range live {
+			n += btoi(slices.Contains(h.pendings, m.Hash))
+		}
+		full += btoi(n >= maxPending)
+	}
+	spare := 0
+	if best != nil {
+		spare = best.m.N() - int(best.m.W)
+	}
+	return len(live) > share.MaxForce || full > spare
 }

@@ -64,6 +64,7 @@ func (w *write) judge(final bool) *outcome {
 		out.dead = w.dead()
 		out.notStored = out.dead || out.stale && w.excluded() || !w.resumed && refused >= enough
 		wait := out.stale && w.conditional || !out.conflict && !w.resumed && refused+busy >= enough
+		wait = wait || w.dying()
 		out.undecided = !out.notStored && w.failed == nil && busy > 0 && wait
 		out.full = out.notStored && 2*full > refused
 	}
@@ -123,12 +124,24 @@ func (w *write) excluded() bool {
 // this write and never will, that it has no certificate and never will have one
 // (W5). Unlike a plain refusal that holds whatever was sent before.
 func (w *write) dead() bool {
+	return w.refusedBy(func(p *progress) bool { return p.never })
+}
+
+// dying: some have signed so, and those that are still asked may.
+func (w *write) dying() bool {
+	some := slices.ContainsFunc(w.nodes, func(id key.NodeID) bool { return w.progress[id].never })
+	return some && w.refusedBy(func(p *progress) bool { return p.never || p.busy })
+}
+
+// refusedBy reports whether in some group ok holds for so many nodes that their
+// refusals are the end of it.
+func (w *write) refusedBy(ok func(*progress) bool) bool {
 	for i, g := range w.groups {
 		need := g.m.N() - int(g.m.K) + 1
 		if i > 0 {
 			need = refusalsBefore(g.m)
 		}
-		if w.count(g, func(p *progress) bool { return p.never }) >= need {
+		if w.count(g, ok) >= need {
 			return true
 		}
 	}

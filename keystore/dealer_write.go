@@ -453,11 +453,14 @@ func (w *write) leave(quiet bool) {
 	if w.cert != nil && !w.newer {
 		w.s.remember(w.cert, true)
 	}
+	w.abandoned = w.abandoned || w.cert == nil && w.dead()
+	over := w.newer || w.cert != nil && w.finished()
 	switch {
-	case w.newer && w.journaled && w.doubted():
-		// In doubt for the caller: his retry is to be told so too.
+	case over && w.journaled && w.doubted():
+		// In doubt for the caller: his retry is to be told so too, or what
+		// became of it.
 		w.s.finish.keep(w)
-	case w.newer || w.abandoned || w.cert != nil && w.finished():
+	case over || w.abandoned:
 		w.s.finish.forget(w.place())
 		if quiet {
 			for _, row := range w.rows {
