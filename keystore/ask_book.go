@@ -76,10 +76,12 @@ type book struct {
 	mu    sync.Mutex
 	asked map[key.Hash]*ask
 	inbox map[key.Hash]*told
+
+	feed *feed
 }
 
 func newBook(s *Store) *book {
-	return &book{s: s, asked: make(map[key.Hash]*ask), inbox: make(map[key.Hash]*told)}
+	return &book{s: s, asked: make(map[key.Hash]*ask), inbox: make(map[key.Hash]*told), feed: newFeed()}
 }
 
 // load reads the records of an earlier run, once.

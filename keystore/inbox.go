@@ -221,8 +221,10 @@ func (b *book) put(ctx context.Context, n *told, changed bool) error {
 		}
 	}
 	b.mu.Lock()
-	defer b.mu.Unlock()
+	old := b.inbox[n.request.Hash]
 	b.inbox[n.request.Hash] = n
+	b.mu.Unlock()
+	b.feed.changed(b.s.here(), old, n)
 	return nil
 }
 
@@ -298,6 +300,9 @@ func (s *Store) Requests(ctx context.Context, p Person) ([]RequestView, error) {
 // viewOf shows a request to a person.
 func (s *Store) viewOf(r *share.SignedRequest, v *version, words []*heardWord, name string, p Person, members roster) RequestView {
 	me := p.Key.Public()
+	if name == "" && v.Owner == me {
+		name = s.ownName(p, v)
+	}
 	out := RequestView{
 		Hash: r.Hash, Words: key.Words(r.Hash, 6), ID: r.ID, Name: name, Gen: r.Gen, Verb: r.Verb,
 		Owner: v.Owner, Requester: r.Person, Reason: r.Purpose, Created: timeOf(r.Created), Expires: timeOf(r.Expires),
