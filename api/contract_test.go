@@ -220,8 +220,8 @@ func TestDocumentHasEveryMember(t *testing.T) {
 		"Ask": apitype.Ask{}, "ReceiptRequest": apitype.ReceiptRequest{}, "Receipt": apitype.Receipt{}, "Release": apitype.Release{},
 		"KitRequest": apitype.KitRequest{}, "Kit": apitype.Kit{}, "KitNode": apitype.KitNode{}, "PersonInfo": apitype.PersonInfo{},
 		"AuditEntry": apitype.AuditEntry{}, "AuditPage": apitype.AuditPage{}, "AuditCheck": apitype.AuditCheck{}, "AuditPeer": apitype.AuditPeer{},
-		"AuditExportCheck": apitype.AuditExportCheck{},
-		"Persons":          apitype.Persons{}, "NewPerson": apitype.NewPerson{}, "PersonExport": apitype.PersonExport{},
+		"AuditExportCheck": apitype.AuditExportCheck{}, "Event": apitype.Event{},
+		"Persons": apitype.Persons{}, "NewPerson": apitype.NewPerson{}, "PersonExport": apitype.PersonExport{},
 		"PersonFile": apitype.PersonFile{}, "PersonImport": apitype.PersonImport{},
 	}
 	for name, s := range doc.Components.Schemas {

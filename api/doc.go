@@ -111,6 +111,7 @@ type Server struct {
 	routes      map[string]map[string]endpoint // by pattern, then method
 	slots       chan struct{}
 	streams     chan struct{} // slots of long answers and bodies
+	listeners   chan struct{} // slots of streams of events
 	replays     *replays
 	jobs        *jobs
 	uid         uint32
@@ -131,6 +132,7 @@ func New(cfg Config) (*Server, error) {
 		log:         cfg.Log,
 		slots:       make(chan struct{}, maxInFlight),
 		streams:     make(chan struct{}, maxStreams),
+		listeners:   make(chan struct{}, maxListeners),
 		replays:     newReplays(rand.Text()),
 		jobs:        newJobs(),
 		uid:         uint32(os.Getuid()),
@@ -149,5 +151,6 @@ func New(cfg Config) (*Server, error) {
 	maps.Copy(s.routes, s.reshareEndpoints())
 	maps.Copy(s.routes, s.receiptEndpoints())
 	maps.Copy(s.routes, s.auditEndpoints())
+	maps.Copy(s.routes, s.eventEndpoints())
 	return s, nil
 }

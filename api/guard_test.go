@@ -339,7 +339,7 @@ func TestRequestTargets(t *testing.T) {
 
 func TestPathsAndMethodsThatDoNotExist(t *testing.T) {
 	e := newEnv(t)
-	for _, path := range []string{"/", "/api", "/api/v1", "/api/v1/secrets/../status", "/metrics", "/api/v1/jobs", "/api/v1/jobs/1", "/api/v1/audits", "/api/v1/events", "/api/v1/tokens", "/api/v1/peer/x", "/v1/secret/x", "/debug/pprof/", "/favicon.ico"} {
+	for _, path := range []string{"/", "/api", "/api/v1", "/api/v1/secrets/../status", "/metrics", "/api/v1/jobs", "/api/v1/jobs/1", "/api/v1/audits", "/api/v1/event", "/api/v1/tokens", "/api/v1/peer/x", "/v1/secret/x", "/debug/pprof/", "/favicon.ico"} {
 		r := e.do(req{path: path})
 		if r.status != 404 && r.status != 400 {
 			t.Errorf("%s: status %d", path, r.status)

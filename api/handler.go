@@ -283,6 +283,8 @@ func (s *Server) write(w http.ResponseWriter, r *http.Request, a answer, id stri
 		_, _ = w.Write(a.body) // a caller that is gone does not want it
 		return
 	}
+	// Else the time for reading a request would end the answer.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 	if err := a.stream(r.Context(), slowWriter{w}); err != nil {
 		s.log.Warn("api: a long answer broke off", "request", id, "err", publicText(err.Error()))
 		panic(http.ErrAbortHandler)
@@ -292,6 +294,9 @@ func (s *Server) write(w http.ResponseWriter, r *http.Request, a answer, id stri
 // slowWriter gives each write its own time: a long answer may take as long as
 // its reader goes on reading.
 type slowWriter struct{ w http.ResponseWriter }
+
+// Flush sends what was written.
+func (w slowWriter) Flush() error { return http.NewResponseController(w.w).Flush() }
 
 const streamWrite = 30 * time.Second
 

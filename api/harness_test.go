@@ -165,6 +165,7 @@ type env struct {
 	other   keystore.Person
 	socket  string
 	addr    string
+	stop    context.CancelFunc // of both listeners
 	unix    *http.Client
 	tcp     *http.Client
 }
@@ -218,6 +219,7 @@ func newEnv(t *testing.T, change ...func(*env)) *env {
 
 func (e *env) start() {
 	ctx, cancel := context.WithCancel(context.Background())
+	e.stop = cancel
 	e.socket = filepath.Join(e.t.TempDir(), "api.sock")
 	ul, err := net.Listen("unix", e.socket)
 	if err != nil {

@@ -71,6 +71,7 @@ func newJobs() *jobs { return &jobs{polls: make(chan struct{}, maxPolls)} }
 type serving struct {
 	ctx  context.Context
 	work *sync.WaitGroup
+	quit <-chan struct{} // closed when what goes on for ever has to end
 }
 
 type servingKey struct{}

@@ -21,6 +21,7 @@ type Requests interface {
 	Approve(ctx context.Context, p keystore.Person, request key.Hash, note string) error
 	Deny(ctx context.Context, p keystore.Person, request key.Hash, note string) error
 	Cancel(ctx context.Context, p keystore.Person, request key.Hash) error
+	Events(ctx context.Context, p keystore.Person, after string) (keystore.Events, error)
 	Rehearse(ctx context.Context, p keystore.Person, name string) (keystore.Rehearsal, error)
 }
 

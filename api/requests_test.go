@@ -18,6 +18,7 @@ import (
 
 // fakeRequests answers with what a test put there and keeps what it was asked.
 type fakeRequests struct {
+	feed  fakeFeed
 	err   error
 	views []keystore.RequestView
 	who   keystore.Person

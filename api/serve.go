@@ -63,8 +63,10 @@ func (s *Server) serve(ctx context.Context, l net.Listener, kind Kind) error {
 	var wg sync.WaitGroup
 	base, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cancel(nil)
-	base = context.WithValue(base, servingKey{}, &serving{base, &wg})
+	quit := make(chan struct{})
+	base = context.WithValue(base, servingKey{}, &serving{base, &wg, quit})
 	srv := s.httpServer(base, kind, &wg)
+	srv.RegisterOnShutdown(sync.OnceFunc(func() { close(quit) }))
 	failed := make(chan error, 1)
 	go func() { failed <- srv.Serve(newCapped(l, maxConns)) }()
 	var err error
