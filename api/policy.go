@@ -40,7 +40,7 @@ func refusedPolicy(err error) error {
 		return nil
 	}
 	p := unprocessable("policy: %.500s", err)
-	p.Hint = "GET " + apitype.PathContacts + " lists whom a policy can name; POST " + apitype.PathPolicy + " tries one"
+	p.Hint = "keyctl contact ls (GET " + apitype.PathContacts + ") shows whom a policy can name, keyctl policy test (POST " + apitype.PathPolicy + ") tries one"
 	return p
 }
 

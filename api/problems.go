@@ -13,6 +13,7 @@ import (
 // problems of reads and of writes.
 type op struct {
 	write       bool // reached, or may have reached, holders with a change
+	deletes     bool // the change is a deletion
 	conditional bool // If-Match or If-None-Match
 }
 
@@ -35,6 +36,8 @@ func problemOf(err error, o op) *apitype.Problem {
 		return apitype.NewProblem(apitype.Gone, "%.500s", err)
 	case errors.Is(err, keystore.ErrDenied):
 		return apitype.NewProblem(apitype.Denied, "every holder that answered denies this person")
+	case errors.Is(err, keystore.ErrExpired):
+		return apitype.NewProblem(apitype.NotFound, "the secret, or this generation of it, has expired")
 	case errors.Is(err, keystore.ErrNotFound):
 		return apitype.NewProblem(apitype.NotFound, "no such secret or generation")
 	case errors.Is(err, keystore.ErrTooLarge):
@@ -97,7 +100,14 @@ func certain(err error, o op) *apitype.Problem {
 	default:
 		return nil
 	}
-	return hinted(p)
+	hinted(p)
+	if o.deletes && p.Type == apitype.Holders {
+		p.Hint = "nothing was deleted; bring the silent holders back and repeat it"
+	}
+	if o.deletes && p.Type == apitype.InDoubt {
+		p.Hint = "the holders that miss the deletion are told when they are back; repeating it asks them again"
+	}
+	return p
 }
 
 func conflict(e *keystore.ConflictError, o op) *apitype.Problem {

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"strconv"
 	"strings"
@@ -289,10 +290,14 @@ func (s *Server) delete(r *request) (answer, error) {
 	}
 	res, err := s.cfg.Secrets.Delete(r.ctx, r.person, r.name, o)
 	if err != nil {
-		return answer{}, failure{err, op{write: true}}
+		return answer{}, failure{err, op{write: true, deletes: true}}
 	}
 	if !res.Done {
-		p := apitype.NewProblem(apitype.InDoubt, "%d of %d seats have not acknowledged the deletion yet", len(res.Missing), len(res.Seats))
+		what := fmt.Sprintf("everything up to generation %d", res.Gen)
+		if o.Gen != 0 {
+			what = fmt.Sprintf("generation %d", res.Gen)
+		}
+		p := apitype.NewProblem(apitype.InDoubt, "%d of %d seats have not acknowledged the deletion of %s yet", len(res.Missing), len(res.Seats), what)
 		p.Need, p.Have, p.Gen = len(res.Seats), len(res.Seats)-len(res.Missing), res.Gen
 		p.Peers = states(res.Seats)
 		p.Hint = "the others have deleted it; the missing ones are told when they are back, or repeat the request"

@@ -14,7 +14,8 @@ import (
 // node that holds something of it. It is done once all n seats have
 // acknowledged; else Missing names who has not, and this node and the holders
 // pass the tombstone on until they have. Holders remove their rows before they
-// acknowledge; a name that is used again goes on with a higher generation.
+// acknowledge; a name that is used again goes on with a higher generation. The
+// same call again goes on with those who are missing, and names them alone.
 //
 // Errors: [ErrInput], [ErrNotFound]; [QuorumError] when it cannot be told that
 // there is nothing; [InDoubtError] when no holder has acknowledged yet;
@@ -35,7 +36,9 @@ func (s *Store) Delete(ctx context.Context, p Person, name string, o DeleteOptio
 	defer s.counts.forget(p.Key.Public())
 	d, err := s.planDelete(ctx, p, h, o)
 	if err != nil {
-		return DeleteResult{}, err
+		if d = s.unfinishedDelete(h.id, o.Gen); d == nil {
+			return DeleteResult{}, err
+		}
 	}
 	if err := s.cfg.Shelf.Commit(context.WithoutCancel(ctx), share.Record{Place: d.place(), Value: d.record()}); err != nil {
 		return DeleteResult{}, fmt.Errorf("%w: %w", ErrStopped, err)
@@ -43,6 +46,27 @@ func (s *Store) Delete(ctx context.Context, p Person, name string, o DeleteOptio
 	s.known.drop(h.id)
 	s.passOn(ctx, d)
 	return d.result(name)
+}
+
+// unfinishedDelete is the deletion in the journal that this one is a retry of: it
+// goes on with those who have not acknowledged; nil: there is none.
+func (s *Store) unfinishedDelete(id key.Hash, gen uint64) *deletion {
+	var out *deletion
+	for _, p := range s.finish.places(id) {
+		b, err := s.finish.load(p)
+		if err != nil || b == nil {
+			continue
+		}
+		d, err := s.loadDelete(b)
+		if err != nil || len(d.seats) == 0 {
+			continue
+		}
+		same := gen == 0 && d.tomb.Scope == share.ScopeAll || gen == d.tomb.Gen && d.tomb.Scope == share.ScopeOne
+		if same && (out == nil || d.tomb.Gen > out.tomb.Gen) {
+			out = d
+		}
+	}
+	return out
 }
 
 // deletion is a tombstone on its way.

@@ -12,6 +12,8 @@ import (
 var (
 	// ErrNotFound: no secret of that name, or no such generation.
 	ErrNotFound = errors.New("no such secret")
+	// ErrExpired: what is there is past its time to live. It wraps [ErrNotFound].
+	ErrExpired = fmt.Errorf("%w: it has expired", ErrNotFound)
 	// ErrDenied: every holder that answered refused this person.
 	ErrDenied = errors.New("denied by the holders")
 	// ErrTooLarge: the value is longer than 1,048,575 bytes.

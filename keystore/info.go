@@ -35,7 +35,7 @@ func (s *Store) Info(ctx context.Context, p Person, name string) (Info, error) {
 	case best == nil || g.view.deleted(best.m.Gen):
 		return Info{}, g.notThere(l, best)
 	case expired(&best.m.Manifest):
-		return Info{}, ErrNotFound
+		return Info{}, ErrExpired
 	}
 	if err := g.notBehind(l, best); err != nil {
 		return Info{}, err

@@ -324,7 +324,7 @@ func (g *reading) why() error {
 	}
 	switch {
 	case expired(&g.use.Manifest):
-		return ErrNotFound
+		return ErrExpired
 	case lied > 0 && rows < int(g.use.K) && rows+lied >= int(g.use.K):
 		return &IntegrityError{Need: int(g.use.K), Have: rows, Bad: g.badRows()}
 	case denied > max(1, g.use.N()-int(g.use.K)) || denied > max(1, g.use.F()) && denied == answered:

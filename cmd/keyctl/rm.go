@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -18,6 +19,9 @@ type rmFlags struct {
 
 const rmLong = `Rm deletes a secret, all of its generations or one, at all of its holders. It asks
 you to type the name; --yes answers for scripts.
+
+Without its latest generation a secret is shown nowhere, though earlier ones that
+were kept are still there: get --gen reads them.
 
 It is done when every holder has acknowledged. Until then rm exits 12 and names
 those that have not; they are told as soon as they return. Backups that were
@@ -55,8 +59,11 @@ func (a *app) rm(ctx context.Context, name string, f rmFlags) error {
 		return err
 	}
 	what := "every generation of " + quoted(name)
+	retry := "keyctl rm " + shellWord(name)
 	if f.gen != 0 {
 		what = fmt.Sprintf("generation %d of %s", f.gen, quoted(name))
+		retry += fmt.Sprintf(" --gen %d", f.gen)
+		a.warnOlder(ctx, node, name, f.gen)
 	}
 	if err := a.confirm(ctx, "this deletes "+what+" at all holders, for good.", name); err != nil {
 		return err
@@ -65,7 +72,7 @@ func (a *app) rm(ctx context.Context, name string, f rmFlags) error {
 	defer cancel()
 	res, err := node.Delete(ctx, name, client.DeleteOptions{Gen: f.gen, Now: f.now})
 	if err != nil {
-		return writeError("cannot delete "+quoted(name), "keyctl rm "+shellWord(name), err)
+		return writeError("cannot delete "+quoted(name), retry, err)
 	}
 	if a.chatty() {
 		for _, s := range res.Seats {
@@ -73,16 +80,33 @@ func (a *app) rm(ctx context.Context, name string, f rmFlags) error {
 		}
 	}
 	if !res.Done {
-		return undone(name, res)
+		return undone(name, retry, res)
 	}
 	if a.json() {
 		return a.printJSON(res)
 	}
-	return a.print(fmt.Appendf(nil, "%s deleted at all %s\n", printable(name), plural(len(res.Seats), "holder")))
+	gone := fmt.Sprintf("every generation up to %d", res.Gen)
+	if f.gen != 0 {
+		gone = fmt.Sprintf("generation %d", res.Gen)
+	}
+	return a.print(fmt.Appendf(nil, "%s: %s deleted at all %s\n", printable(name), gone, plural(len(res.Seats), "holder")))
+}
+
+// warnOlder says that without the latest generation the older ones are hidden.
+// What is not known now is not worth an error.
+func (a *app) warnOlder(ctx context.Context, node *client.Client, name string, gen uint64) {
+	ctx, cancel := a.within(ctx)
+	defer cancel()
+	in, err := node.Info(ctx, name)
+	if err != nil || in.Gen != gen || len(in.Generations) < 2 {
+		return
+	}
+	older := slices.DeleteFunc(slices.Clone(in.Generations), func(g uint64) bool { return g == gen })
+	a.note("warning: generation %d is the latest; without it ls and info show nothing of the secret, and only get --gen reads what is kept (%s)", gen, numbers(older))
 }
 
 // undone is a deletion that some holders have yet to hear of.
-func undone(name string, res apitype.DeleteResult) error {
+func undone(name, retry string, res apitype.DeleteResult) error {
 	var missing []string
 	for _, s := range res.Seats {
 		if s.State != "deleted" && s.State != "committed" {
@@ -91,5 +115,5 @@ func undone(name string, res apitype.DeleteResult) error {
 	}
 	return &failure{exit: apitype.ExitInDoubt, what: "the deletion of " + quoted(name) + " is not complete",
 		why: strings.TrimSpace(plural(len(missing), "holder") + " have not acknowledged it"), details: missing,
-		hint: "they are told when they return; a retry asks again: keyctl rm " + shellWord(name)}
+		hint: "they are told when they return; a retry asks again: " + retry}
 }
