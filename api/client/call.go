@@ -123,7 +123,7 @@ func (cl *Client) request(ctx context.Context, c call) (*http.Request, error) {
 
 // forPerson reports whether a path acts for a person; others take none.
 func forPerson(path string) bool {
-	return path == apitype.PathStatus || path == apitype.PathKit || path == apitype.PathContacts || path == apitype.PathPolicy || path == apitype.PathAudit || path == apitype.PathReceiptVerify || strings.HasPrefix(path, apitype.PathJobs) || strings.HasPrefix(path, apitype.PathRequests) || strings.HasPrefix(path, apitype.PathSecrets)
+	return path == apitype.PathStatus || path == apitype.PathKit || path == apitype.PathContacts || path == apitype.PathPolicy || path == apitype.PathAudit || path == apitype.PathEvents || path == apitype.PathReceiptVerify || strings.HasPrefix(path, apitype.PathJobs) || strings.HasPrefix(path, apitype.PathRequests) || strings.HasPrefix(path, apitype.PathSecrets)
 }
 
 func (cl *Client) agent() string {

@@ -51,6 +51,7 @@ type fakeNode struct {
 	asks    []apitype.Request
 	undone  bool // a deletion answers 200 without being done
 	audit   fakeLog
+	event   string
 }
 
 type fakeSecret struct {
@@ -179,6 +180,8 @@ func fakeOp(r *http.Request) (op, name string) {
 			return "get", ""
 		}
 		return "requests", ""
+	case apitype.PathEvents:
+		return "events", ""
 	case apitype.PathAudit:
 		return "audit", ""
 	case apitype.PathAuditVerify:
@@ -252,6 +255,10 @@ func (f *fakeNode) answer(w http.ResponseWriter, req fakeRequest, name string) {
 		out, p = f.put(req, name)
 	case "requests":
 		out = apitype.Requests{Items: f.asks}
+	case "events":
+		w.Header().Set("Content-Type", apitype.TypeEvents)
+		fmt.Fprintf(w, ": events\n\nevent: x\ndata: %s\n\n", f.event)
+		return
 	case "audit":
 		out = f.audit.page(req.query)
 	case "audit-verify":

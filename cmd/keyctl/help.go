@@ -125,6 +125,7 @@ are RFC 3339, ids and hashes text.
                kept[] erased[]
   person ls    items[name person default recovery code]
   person new, export, import   one of these
+  events       one value an event: id time kind request{} as of pending
   audit tail   items[position time kind id name person node request detail
                request_id hash] last next; with -f one value an entry
   audit verify intact wrong node first last hash stopped witnessed asked answered

@@ -245,6 +245,8 @@ func cmdFake(ts *testscript.TestScript, neg bool, args []string) {
 		f.noProof = true
 	case "asleep":
 		f.asleep, _ = strconv.Atoi(rest[0])
+	case "events": // events JSON: of one event, after which the stream ends
+		f.event = strings.Join(rest, " ")
 	case "audit-log": // audit-log ENTRIES: so many are in it
 		f.audit.entries, _ = strconv.Atoi(rest[0])
 	case "audit-wrong":
