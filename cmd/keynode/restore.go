@@ -24,7 +24,13 @@ does the rest by itself, across restarts: it lists the secrets, asks for each
 with the recovery code, waits for the delay of its policy, puts it under the new
 person, and has the old one deleted. Its log and keyctl status say how far it is.
 Without the network's seed in the kit, first join with a ticket; restore then
-works on that directory. The kit's file is read once and not kept.`
+works on that directory. The kit's file is read once and not kept.
+
+An approver's card does the same without a kit, where policies let approvers
+recover: on the stopped node of an approver, who asks for every secret of that
+owner whose policy names them. The others approve twice, that it is recovered
+and that the old one is deleted; keyctl pending shows them both. --person says
+which person of the node asks and owns the secrets afterwards.`
 
 func restoreCommand() *cobra.Command {
 	var o makeOptions
@@ -44,7 +50,7 @@ func restoreCommand() *cobra.Command {
 		},
 	}
 	makeFlags(cmd, &o)
-	cmd.Flags().StringVar(&file, "kit", "", "the kit's text, or - for standard input")
+	cmd.Flags().StringVar(&file, "kit", "", "the text of the kit or card, or - for standard input")
 	cmd.Flags().StringVar(&o.operator, "operator", "", "operator of the new node (default: the node's name)")
 	cmd.Flags().StringVar(&o.unlock, "unlock", "", "for a new node: prompt, file:PATH, credential:NAME, or none (development)")
 	return cmd
@@ -95,9 +101,6 @@ func readKit(path string, in io.Reader) (*Kit, error) {
 // runRestore makes or takes the node in o.dir, gives it the heir and the
 // estate, and runs nothing. It can be repeated after a failure.
 func runRestore(o makeOptions, k *Kit, out io.Writer, now time.Time) error {
-	if k.IsCard() {
-		return hint(errors.New("this is an approver's card: it opens no secret"), "use the recovery kit, or have the approvers ask for the secrets")
-	}
 	if err := os.MkdirAll(o.dir, 0o700); err != nil {
 		return fmt.Errorf("making the data directory: %w", err)
 	}
@@ -111,13 +114,9 @@ func runRestore(o makeOptions, k *Kit, out io.Writer, now time.Time) error {
 		return err
 	}
 	defer id.Erase()
-	seed := k.Code.Seed() // a copy: the identity and the kit are erased each by itself
-	defer clear(seed)
-	code, err := key.PersonFromSeed(seed)
-	if err != nil {
+	if id.Estate, err = estateOf(k, id, o); err != nil {
 		return err
 	}
-	id.Estate = &Estate{Owner: k.Owner, Index: k.Index, Code: code, Heir: id.Persons[0].Name}
 	if fresh {
 		u, err := parseUnlock(o.unlock)
 		if err != nil {
@@ -138,6 +137,23 @@ func runRestore(o makeOptions, k *Kit, out io.Writer, now time.Time) error {
 	return nil
 }
 
+// estateOf is what the kit or card brings back for a person of the node: the
+// one who is named, or the first.
+func estateOf(k *Kit, id *Identity, o makeOptions) (*Estate, error) {
+	e := &Estate{Owner: k.Owner, Index: k.Index, Heir: id.Persons[0].Name}
+	if i, ok := id.find(o.person); ok {
+		e.Heir = id.Persons[i].Name
+	}
+	if k.IsCard() {
+		return e, nil
+	}
+	seed := k.Code.Seed() // a copy: the identity and the kit are erased each by itself
+	defer clear(seed)
+	var err error
+	e.Code, err = key.PersonFromSeed(seed)
+	return e, err
+}
+
 // identityForRestore takes the node that is there, if it is of the kit's
 // network, or makes one that the kit's authority admits.
 func identityForRestore(o makeOptions, k *Kit, now time.Time) (id *Identity, fresh bool, err error) {
@@ -154,6 +170,8 @@ func identityForRestore(o makeOptions, k *Kit, now time.Time) (id *Identity, fre
 		return id, false, nil
 	case !errors.Is(err, errNoIdentity):
 		return nil, false, err
+	case k.IsCard():
+		return nil, false, hint(errors.New("an approver's card works for an approver, and there is none in this directory"), "name the data directory of the approver's node, stopped, with --data")
 	case k.Authority.IsZero():
 		return nil, false, hint(errors.New("the kit does not hold the network's seed"), "join first: keynode join --data %s TICKET; then restore again", o.dir)
 	case o.unlock == "":

@@ -14,7 +14,7 @@ import (
 )
 
 // bury has the seats delete the lost owner's secret by its policy: a Request of
-// the recovery key over the tombstone, shown to each until it has acknowledged.
+// the recovery key, or of the approver, over the tombstone, shown to each until it has acknowledged.
 // It is done when every seat that can be reached has, and fewer than k have not:
 // these are told by the others when they return.
 func (r *restorer) bury(ctx context.Context, l *lostSecret) time.Duration {
@@ -53,7 +53,7 @@ func (r *restorer) bury(ctx context.Context, l *lostSecret) time.Duration {
 	return wait
 }
 
-// askDelete signs the tombstone's body into a Request of the recovery key.
+// askDelete signs the tombstone's body into a Request.
 func (r *restorer) askDelete(l *lostSecret) error {
 	k, err := seal.GenerateKey()
 	if err != nil {
@@ -66,15 +66,15 @@ func (r *restorer) askDelete(l *lostSecret) error {
 	now := uint64(time.Now().Unix())
 	life := uint64(share.RequestLife)
 	switch wait := pol.LongestWait(); {
-	case pol.Evaluate(policy.Evidence{Owner: l.m.Owner, Signers: []key.PersonPublic{r.e.Code.Public()}}).OK:
+	case pol.Evaluate(policy.Evidence{Owner: l.m.Owner, Signers: []key.PersonPublic{r.asker.Key.Public()}}).OK:
 		life = share.RequestLifeOwner
 	case wait > 0:
 		life = wait + share.RequestLifeDelay
 	}
 	l.tomb = key.Marshal(&share.Tombstone{ID: l.m.ID, Gen: max(l.m.Gen, l.gen), Scope: share.ScopeAll, Time: now, Owner: l.m.Owner, Salt: l.m.Salt})
-	req := share.Request{ID: l.m.ID, Ephemeral: k.Public(), Verb: share.VerbDelete, Payload: l.tomb, Purpose: "restored with the recovery kit", Created: now, Expires: now + life}
+	req := share.Request{ID: l.m.ID, Ephemeral: k.Public(), Verb: share.VerbDelete, Payload: l.tomb, Purpose: r.why, Created: now, Expires: now + life}
 	rand.Read(req.Nonce[:])
-	l.ask = share.SignRequest(r.e.Code, r.d.id.Network, req).Object.Encode()
+	l.ask = share.SignRequest(r.asker.Key, r.d.id.Network, req).Object.Encode()
 	return nil
 }
 

@@ -215,7 +215,7 @@ func TestRestoreRefuses(t *testing.T) {
 	for what, c := range map[string]struct {
 		kit    *Kit
 		unlock string
-	}{"a card": {k.Card(), "none"}, "no seed and no membership": {bare, "none"}, "no unlock mode": {k, ""}} {
+	}{"a card without an approver": {k.Card(), "none"}, "no seed and no membership": {bare, "none"}, "no unlock mode": {k, ""}} {
 		opt := o()
 		opt.unlock = c.unlock
 		if err := runRestore(opt, c.kit, io.Discard, testTime); err == nil {
@@ -256,7 +256,7 @@ func TestRestoreRefuses(t *testing.T) {
 // TestRestoreInherits carries policies over to the heir.
 func TestRestoreInherits(t *testing.T) {
 	owner, code, heir, recovery, friend := key.GeneratePerson(), key.GeneratePerson(), key.GeneratePerson(), key.GeneratePerson(), key.GeneratePerson().Public()
-	r := &restorer{e: &Estate{Owner: owner.Public(), Code: code}, heir: keystore.Person{Key: heir, Recovery: recovery.Public()}}
+	r := &restorer{e: &Estate{Owner: owner.Public()}, heir: keystore.Person{Key: heir, Recovery: recovery.Public()}}
 	old := policy.Any(policy.Owner(), policy.All(policy.Key(friend), policy.Key(owner.Public())),
 		policy.All(policy.Code(code.Public()), policy.Delay(60, owner.Public())))
 	got, err := r.inherit(old.Encode())

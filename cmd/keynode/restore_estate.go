@@ -13,7 +13,7 @@ import (
 type Estate struct {
 	Owner key.PersonPublic  // the lost key
 	Index [32]byte          // finds the secrets by name and opens their labels
-	Code  key.PersonPrivate // the recovery key
+	Code  key.PersonPrivate // the recovery key; zero: the heir asks as an approver, with a card
 	Heir  string            // the person of this node who owns the secrets from now on
 }
 
@@ -21,7 +21,7 @@ type estateBody struct {
 	_     struct{} `cbor:",toarray"`
 	Owner key.PersonPublic
 	Index []byte
-	Code  []byte
+	Code  []byte // empty: a card
 	Heir  string
 }
 
@@ -32,14 +32,18 @@ func (e *Estate) Erase() {
 }
 
 func (e *Estate) check() error {
-	if key.CheckPublic(e.Owner) != nil || e.Index == [32]byte{} || e.Code.IsZero() {
-		return errors.New("what is being restored lacks its owner, index key or code")
+	if key.CheckPublic(e.Owner) != nil || e.Index == [32]byte{} {
+		return errors.New("what is being restored lacks its owner or index key")
 	}
 	return checkLabel("person name", e.Heir)
 }
 
 func (e *Estate) body() *estateBody {
-	return &estateBody{Owner: e.Owner, Index: bytes.Clone(e.Index[:]), Code: e.Code.Seed(), Heir: e.Heir}
+	b := &estateBody{Owner: e.Owner, Index: bytes.Clone(e.Index[:]), Code: []byte{}, Heir: e.Heir}
+	if !e.Code.IsZero() {
+		b.Code = e.Code.Seed()
+	}
+	return b
 }
 
 func (b *estateBody) wipe() {
@@ -53,6 +57,9 @@ func (b *estateBody) estate() (*Estate, error) {
 		return nil, errors.New("an index key has 32 bytes")
 	}
 	copy(e.Index[:], b.Index)
+	if len(b.Code) == 0 {
+		return e, nil
+	}
 	var err error
 	e.Code, err = key.PersonFromSeed(b.Code)
 	return e, err

@@ -12,17 +12,19 @@ import (
 	"keymesh/crypto/key"
 	"keymesh/crypto/share"
 	"keymesh/keystore"
+	"keymesh/keystore/policy"
 )
 
 const (
-	restorePause = time.Second      // between passes while something moves
-	restoreSlow  = 15 * time.Second // while nothing but a long delay is missing
-	restoreCall  = 20 * time.Second // the longest for one holder
-	restoreCalm  = 10 * time.Second // nothing new was found for so long before it is over
+	restorePause  = time.Second      // between passes while something moves
+	restoreSlow   = 15 * time.Second // while nothing but a long delay is missing
+	restoreCall   = 20 * time.Second // the longest for one holder
+	restoreVetoed = 24 * time.Hour   // until what was vetoed is asked for again
+	restoreCalm   = 10 * time.Second // nothing new was found for so long before it is over
 )
 
 // A restorer brings the estate of the identity back: it asks for every secret
-// of the lost owner with the recovery key, puts what it gets under the heir, and
+// of the lost owner with the recovery key, or as an approver, puts what it gets under the heir, and
 // has the old one deleted by the policy. What it has to remember is at the
 // holders, in the keystore's journal and in the identity, so that a restart goes
 // on; only the requests to delete begin again. One goroutine owns it.
@@ -30,7 +32,8 @@ type restorer struct {
 	d     *daemon
 	e     *Estate
 	heir  keystore.Person
-	code  keystore.Person
+	asker keystore.Person // signs what is asked: the recovery key, or the heir
+	why   string          // what the others are told
 	lost  map[key.Hash]*lostSecret
 	found time.Time // when the last secret was found
 }
@@ -44,6 +47,8 @@ type lostSecret struct {
 	tomb  []byte
 	ask   []byte // the request to delete
 	acked map[key.NodeID]bool
+
+	vetoed time.Time // when it was last vetoed
 }
 
 // restore works until everything is under the heir, if there is anything to
@@ -63,7 +68,10 @@ func (d *daemon) restoreAll(ctx context.Context) error {
 	if !ok {
 		return errors.New("the person who is to have the secrets is not on this node")
 	}
-	r := &restorer{d: d, e: d.id.Estate, heir: heir, code: keystore.Person{Key: d.id.Estate.Code}, lost: map[key.Hash]*lostSecret{}}
+	r := &restorer{d: d, e: d.id.Estate, heir: heir, asker: heir, why: "taken over with an approver's card", lost: map[key.Hash]*lostSecret{}}
+	if !r.e.Code.IsZero() {
+		r.asker, r.why = keystore.Person{Key: r.e.Code}, "restored with the recovery kit"
+	}
 	if err := d.recordPerson(ctx, "restore", r.e.Owner, fmt.Sprintf("began or went on; the heir is %s", heir.Key.Public())); err != nil {
 		return err
 	}
@@ -135,7 +143,7 @@ func (r *restorer) sorted() []*lostSecret {
 // list asks every member for what it holds of the lost owner. silent counts the
 // holders that did not answer.
 func (r *restorer) list(ctx context.Context) (silent int, err error) {
-	l := lister{d: r.d, owner: r.e.Owner, index: &r.e.Index, signer: r.e.Code}
+	l := lister{d: r.d, owner: r.e.Owner, index: &r.e.Index, signer: r.asker.Key}
 	return l.all(ctx, func(m *share.SignedManifest, label *share.Label) {
 		if have := r.lost[m.ID]; have != nil && (have.m.Gen >= m.Gen || have.put) {
 			return
@@ -149,6 +157,9 @@ func (r *restorer) list(ctx context.Context) (silent int, err error) {
 // Nothing is asked to be deleted before the secret is under its heir, although
 // the two delays then follow one another: a policy may have no delay at all.
 func (r *restorer) step(ctx context.Context, l *lostSecret) time.Duration {
+	if time.Since(l.vetoed) < restoreVetoed {
+		return restoreSlow // who said no is not asked again at once
+	}
 	if !l.put {
 		wait, err := r.bringBack(ctx, l)
 		if err != nil {
@@ -168,11 +179,14 @@ func (r *restorer) step(ctx context.Context, l *lostSecret) time.Duration {
 // heir. With an error, wait says when to ask again, 0: it is not a matter of
 // waiting.
 func (r *restorer) bringBack(ctx context.Context, l *lostSecret) (wait time.Duration, err error) {
-	o := keystore.RecoverOptions{ID: l.m.ID, Tag: key.Hash(share.Tag(&r.e.Index, l.label.Name)), Reason: "restored with the recovery kit", Timeout: restoreCall}
-	got, err := r.d.keys.Recover(ctx, r.code, l.label.Name, o)
+	o := keystore.RecoverOptions{ID: l.m.ID, Tag: key.Hash(share.Tag(&r.e.Index, l.label.Name)), Reason: r.why, Timeout: restoreCall}
+	got, err := r.d.keys.Recover(ctx, r.asker, l.label.Name, o)
 	var pend *keystore.PendingError
 	if errors.As(err, &pend) {
 		return max(pend.Wait, restorePause), err
+	}
+	if errors.Is(err, keystore.ErrVetoed) {
+		l.vetoed = time.Now()
 	}
 	if err != nil {
 		return 0, err
@@ -209,10 +223,17 @@ func (r *restorer) putHeir(ctx context.Context, l *lostSecret, value []byte) err
 }
 
 // inherit is a policy with the heir and the heir's recovery key in the places
-// of the lost owner and the used code.
+// of the lost owner and of the recovery keys. Clauses for the heir as an approver
+// stay: the new owner can change the policy.
 func (r *restorer) inherit(old []byte) ([]byte, error) {
-	code, heir := r.e.Code.Public(), r.heir.Key.Public()
-	b := bytes.ReplaceAll(old, code[:], r.heir.Recovery[:])
+	p, err := policy.Parse(old)
+	if err != nil {
+		return nil, fmt.Errorf("the policy cannot be carried over: %w", err)
+	}
+	b, heir := old, r.heir.Key.Public()
+	for _, code := range p.Codes() {
+		b = bytes.ReplaceAll(b, code[:], r.heir.Recovery[:])
+	}
 	return checkedPolicy(bytes.ReplaceAll(b, r.e.Owner[:], heir[:]))
 }
 

@@ -45,6 +45,12 @@ func (p *Policy) Approvers(owner key.PersonPublic) []key.PersonPublic {
 	return p.named(owner, func(l *Policy) bool { return l.kind != kindDelay })
 }
 
+// Codes are the recovery keys that the policy names, in order of mention and
+// each once.
+func (p *Policy) Codes() []key.PersonPublic {
+	return p.named(key.PersonPublic{}, func(l *Policy) bool { return l.kind == kindCode })
+}
+
 // VetoKeys are those whom some delay lets veto, in order of mention and each
 // once. Nobody else's veto counts (protocol.md section 7).
 func (p *Policy) VetoKeys(owner key.PersonPublic) []key.PersonPublic {
