@@ -159,10 +159,14 @@ func (d *dealing) put(ctx context.Context) (PutResult, error) {
 		if err != nil {
 			return PutResult{}, d.told(err)
 		}
+		start := time.Now()
 		w, out := d.run(ctx, w)
 		if out.ok || !out.conflict || attempt == maxAttempts {
 			return d.result(w, out)
 		}
+		// Two writers that wait less than a round trip meet again.
+		took := time.Since(start)
+		backoff = max(backoff, took)
 		if d.conditional() {
 			return d.lost(ctx, w, out)
 		}
@@ -170,7 +174,7 @@ func (d *dealing) put(ctx context.Context) (PutResult, error) {
 			return d.result(w, out)
 		}
 		d.pass(w, out)
-		backoff = min(2*backoff, lastBackoff)
+		backoff = min(2*backoff, max(lastBackoff, 4*took))
 		for _, c := range out.shown {
 			d.view.add(c)
 		}
