@@ -175,6 +175,10 @@ func fakeOp(r *http.Request) (op, name string) {
 		return "invite", ""
 	case apitype.PathSecrets:
 		return "list", ""
+	case apitype.PathContacts:
+		return "contacts", ""
+	case apitype.PathPolicy:
+		return "policy", ""
 	case apitype.PathRequests:
 		if r.Method == http.MethodPost {
 			return "get", ""

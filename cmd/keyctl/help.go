@@ -87,23 +87,31 @@ later versions and never change their meaning; empty ones may be left out. Times
 are RFC 3339, ids and hashes text.
 
   put          name id manifest gen n k w acked created dry_run notes[]
-               seats[node name operator zone x state why]
+               seats[node name operator zone x state why] policy
+               alone[name ok wait missing[]]
   get          value (base64) name id manifest gen used[] bad[node name why] policy
                request said[person name denied note] receipt (base64)
   get --out    name id manifest gen size file used[] bad[]
   ls           items[name id gen n k w acked size labels created expires margin last_read last_verified]
                silent[]
-  info         as an item of ls, and manifest owner description policy keep repair
+  info         as an item of ls, and manifest owner description policy
+               policy_text keep repair
                seats[] standby[] generations[] pending[]
                loses_if leaks_if stuck_if {count words}
-  pending      items[request words[] id name gen owner requester reason state
-               created expires mine approver veto have need missing[] wait
-               said[person denied note]]
+  pending      items[request words[] id name gen verb change owner owner_name
+               requester by reason state created expires mine approver veto have
+               need missing[] wait said[person name denied note]]
   approve, deny, cancel  request
   pending --mine  as pending, with ready and version where the holders said
   receipt verify  valid why network here request words[] id owner owner_name
                manifest gen requester by reason created k n policy waited
                approvals[person name note] releases[node name x audit]
+  policy test, policy show
+               policy policy_text gen ok wait have need missing[]
+               ways[policy ok wait missing[] veto[]] idle[]
+               alone[name ok wait missing[]]
+  contact ls   items[name person words[] source nodes[]]
+  contact add, rm  one of these
   rehearse     name id manifest gen ok exit_code n k proven margin payloads
                failed[node name why] have need missing[] wait policy why
                approvers[person nodes reachable silent] seats[... silent]

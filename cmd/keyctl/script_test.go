@@ -45,6 +45,22 @@ func TestFake(t *testing.T) {
 	testscript.Run(t, testscript.Params{Dir: "testdata/fake", Setup: fakeSetup, Cmds: scriptCommands(), RequireExplicitExec: true, RequireUniqueNames: true})
 }
 
+// TestReal runs the scripts that need several nodes of a real mesh, such as
+// keynode dev makes: NODE2 and so on are the sockets beside the one given.
+func TestReal(t *testing.T) {
+	socket := os.Getenv(realSocket)
+	if socket == "" {
+		t.Skip("no running mesh in " + realSocket)
+	}
+	setup := func(e *testscript.Env) error {
+		for i := 2; i <= 5; i++ {
+			e.Setenv(fmt.Sprintf("NODE%d", i), filepath.Join(filepath.Dir(filepath.Dir(socket)), fmt.Sprintf("node-%d", i), "api.sock"))
+		}
+		return commonSetup(e, socket)
+	}
+	testscript.Run(t, testscript.Params{Dir: "testdata/real", Setup: setup, Cmds: scriptCommands(), RequireExplicitExec: true, RequireUniqueNames: true})
+}
+
 type fakeKey struct{}
 
 // fakeSetup gives a script a fake node of its own.
@@ -82,6 +98,7 @@ func scriptCommands() map[string]func(*testscript.TestScript, bool, []string) {
 		"fake":    cmdFake,
 		"asked":   cmdAsked,
 		"whereis": cmdWhereis,
+		"pick":    cmdPick,
 	}
 }
 
@@ -135,6 +152,22 @@ func cmdJSON(ts *testscript.TestScript, neg bool, args []string) {
 	if ok = ok && got == args[2]; ok == neg {
 		ts.Fatalf("%s is %q, want %q (negated: %v)", args[1], got, args[2], neg)
 	}
+}
+
+// cmdPick puts one value of a JSON file into a variable: pick FILE PATH VAR.
+func cmdPick(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: pick FILE PATH VAR")
+	}
+	var v any
+	if err := json.Unmarshal([]byte(ts.ReadFile(args[0])), &v); err != nil {
+		ts.Fatalf("%s is not one JSON value: %v", args[0], err)
+	}
+	v, ok := dig(v, strings.Split(args[1], "."))
+	if !ok {
+		ts.Fatalf("there is no %s", args[1])
+	}
+	ts.Setenv(args[2], fmt.Sprint(v))
 }
 
 func dig(v any, path []string) (any, bool) {
