@@ -17,11 +17,13 @@ import (
 // what is pending begins anew, by this node's running time.
 
 const (
-	settleAge   = time.Minute      // how long the writer has
-	settleFull  = 10 * time.Second // when no more pendings are taken here
-	settleAgain = 3 * time.Second  // after a round that settled nothing; doubled then
+	settleFirst = 15 * time.Second // after a promise its seats are asked for the first time
+	settleGrace = 45 * time.Second // after it was asked a seat says none: the writer has a minute
+	settleAgain = 12 * time.Second // after a round that settled nothing; doubled then
 	settleLast  = 10 * time.Minute // the longest pause
-	settleSoon  = 2 * time.Second  // after another seat asked, or something moved
+	settleSoon  = 2 * time.Second  // after something moved
+	settleNear  = 5 * time.Second  // while only words of others are missing, for
+	settleWhile = 5 * time.Minute  // this long
 
 	settleEvery   = 5 * time.Second
 	settleBatch   = 40 // that are asked about in one turn: SETTLE is metered
@@ -99,13 +101,19 @@ func (x *settles) note(s *secretState) {
 			if len(x.items) >= maxSettles {
 				continue
 			}
-			it = &settleItem{since: now, next: now.Add(settleAge + rand.N(settleAge/4)), pause: settleAgain}
+			it = &settleItem{since: now, next: now.Add(settleFirst + rand.N(settleFirst/4)), pause: settleAgain}
 			x.put(k, it)
 		}
-		if len(live) >= maxPending {
-			it.next = earlier(it.next, it.since.Add(settleFull+rand.N(settleFull/4)))
-		}
 	}
+}
+
+// ripe reports whether this node has known for long enough that the manifest is
+// being settled.
+func (x *settles) ripe(k settleKey) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	it := x.items[k]
+	return it != nil && time.Since(it.since) >= settleGrace
 }
 
 func earlier(a, b time.Time) time.Time {
@@ -143,17 +151,28 @@ func (x *settles) asked(m *version, pending bool, before []*version, refused map
 	k := settleKey{m.ID, m.Hash}
 	it := x.items[k]
 	now := time.Now()
-	soon := now.Add(settleSoon + rand.N(settleSoon))
 	if it == nil {
-		if pending || x.strange >= maxStranger {
+		if pending {
 			return // its own time comes
 		}
-		it = &settleItem{since: now, next: soon, pause: settleAgain, m: m}
+		if x.strange >= maxStranger {
+			x.makeRoom()
+		}
+		it = &settleItem{since: now, next: now.Add(settleGrace + rand.N(settleGrace/8)), pause: settleAgain, m: m}
 		x.put(k, it)
 	}
-	news := it.learn(m, before, refused)
-	if news && now.Sub(it.since) >= settleAge {
-		it.next = earlier(it.next, soon)
+	if it.learn(m, before, refused) && now.Sub(it.since) >= settleGrace {
+		it.next = earlier(it.next, now.Add(settleSoon+rand.N(settleSoon)))
+	}
+}
+
+// makeRoom forgets one that others asked about; whoever settles it asks again.
+func (x *settles) makeRoom() {
+	for k, it := range x.items {
+		if it.m != nil && !it.busy {
+			x.drop(k)
+			return
+		}
 	}
 }
 
@@ -211,23 +230,33 @@ func (x *settles) due() map[settleKey]*version {
 	return out
 }
 
-// done ends a turn. over: nothing is left to settle. moved: something changed,
-// so that the others are asked again soon.
-func (x *settles) done(k settleKey, over, moved bool) {
+// settled is how a turn ended.
+type settled struct {
+	over  bool // nothing is left to settle
+	moved bool // something changed, so that the others are asked again soon
+	near  bool // it is decided once others have acted
+}
+
+// done ends a turn.
+func (x *settles) done(k settleKey, r settled) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	it := x.items[k]
 	switch {
 	case it == nil:
 		return
-	case over:
+	case r.over:
 		x.drop(k)
 		return
 	}
 	it.busy = false
 	wait := it.pause
-	if it.pause = min(2*it.pause, settleLast); moved {
+	it.pause = min(2*it.pause, settleLast)
+	switch {
+	case r.moved:
 		wait, it.pause = settleSoon, settleAgain
+	case r.near && time.Since(it.since) < settleGrace+settleWhile:
+		wait = min(wait, settleNear)
 	}
 	it.next = time.Now().Add(wait*4/5 + rand.N(wait*2/5+1))
 }
@@ -259,8 +288,7 @@ func (c *custodian) settleAll(ctx context.Context) {
 			}
 			g.Go(func() {
 				defer func() { <-slots }()
-				over, moved := c.settleOne(ctx, k, m)
-				c.settles.done(k, over, moved)
+				c.settles.done(k, c.settleOne(ctx, k, m))
 			})
 		}
 	}

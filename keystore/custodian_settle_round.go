@@ -58,8 +58,9 @@ func (c *custodian) takeRefused(p *poll, objects [][]byte) {
 
 // settleReply says this seat's word, and what it knows of the others'.
 func (c *custodian) settleReply(ctx context.Context, f holderFacts, p *poll, q *custody.Settle) (key.Body, error) {
+	ripe := c.settles.ripe(settleKey{p.m.ID, p.m.Hash})
 	r, there, receipt, err := c.step(ctx, p.m.ID, f, func(s *secretState, f holderFacts) stepResult {
-		return s.settleWord(f, settleMsg{p.m, p.before()})
+		return s.settleWord(f, settleMsg{p.m, p.before(), ripe})
 	})
 	if err != nil {
 		return nil, err
@@ -69,11 +70,19 @@ func (c *custodian) settleReply(ctx context.Context, f holderFacts, p *poll, q *
 		reply.There = *there
 		reply.There.Pending, reply.There.History = nil, nil
 	}
+	if r.outcome == custody.Wait || r.word == custody.WordNone || r.word == custody.WordPrepared {
+		c.settles.asked(p.m, r.word == custody.WordPrepared, p.before(), p.refused)
+	}
 	if r.outcome != custody.OK {
 		return reply, nil
 	}
-	if r.word == custody.WordNone || r.word == custody.WordPrepared {
-		c.settles.asked(p.m, r.word == custody.WordPrepared, p.before(), p.refused)
+	s, err := c.peek(ctx, p.m.ID)
+	if err != nil {
+		return nil, err
+	}
+	if q.Help { // the rest was asked for before
+		c.settleHelp(s, f.from, p.m, q.Payload, reply)
+		return reply, nil
 	}
 	before, refused := c.settles.known(settleKey{p.m.ID, p.m.Hash})
 	for _, v := range joined(p.before(), before) {
@@ -85,14 +94,7 @@ func (c *custodian) settleReply(ctx context.Context, f holderFacts, p *poll, q *
 	for _, o := range refused {
 		reply.Refused = append(reply.Refused, o.Encode())
 	}
-	s, err := c.peek(ctx, p.m.ID)
-	if err != nil {
-		return nil, err
-	}
 	reply.There = s.brief(custody.RowNone)
-	if q.Help {
-		c.settleHelp(s, f.from, p.m, q.Payload, reply)
-	}
 	return reply, nil
 }
 
@@ -151,30 +153,30 @@ type settleRound struct {
 
 // settleOne asks the seats of one manifest what they promised, and does what
 // follows. m is nil when it is pending here.
-func (c *custodian) settleOne(ctx context.Context, k settleKey, m *version) (over, moved bool) {
+func (c *custodian) settleOne(ctx context.Context, k settleKey, m *version) settled {
 	s, err := c.peek(ctx, k.id)
 	if err != nil {
-		return false, false
+		return settled{}
 	}
 	if e := s.find(k.manifest); e != nil {
 		m = e.version
 	}
 	if m == nil || m.Gen <= s.top() {
-		return true, false
+		return settled{over: true}
 	}
 	if k := s.markOf(m.Hash); k != nil && k.State == markDead {
-		return true, false
+		return settled{over: true}
 	}
 	before, refused := c.settles.known(k)
 	if before, err = c.openBefore(m, s, bytesOf(before)); err != nil {
-		return false, false
+		return settled{}
 	}
 	f := c.facts(c.self)
 	r := &settleRound{custodian: c, key: k, poll: newPoll(f, m, before)}
 	r.poll.refused = refused
 	word, err := r.own(ctx, f)
 	if err != nil {
-		return false, false
+		return settled{}
 	}
 	r.ask(ctx, false)
 	r.poll = r.poll.again(f, r.poll.before()) // with what was learned of the line
@@ -193,7 +195,7 @@ func (p *poll) again(f holderFacts, before []*version) *poll {
 func (r *settleRound) own(ctx context.Context, f holderFacts) (uint8, error) {
 	m := r.poll.m
 	out, _, receipt, err := r.step(ctx, m.ID, f, func(s *secretState, f holderFacts) stepResult {
-		return s.settleWord(f, settleMsg{m, r.poll.before()})
+		return s.settleWord(f, settleMsg{m, r.poll.before(), r.settles.ripe(r.key)})
 	})
 	if err != nil {
 		return 0, err
@@ -287,15 +289,16 @@ func (r *settleRound) take(node key.NodeID, reply *custody.SettleReply) {
 }
 
 // conclude does what follows from the poll.
-func (r *settleRound) conclude(ctx context.Context, f holderFacts, word uint8) (over, moved bool) {
+func (r *settleRound) conclude(ctx context.Context, f holderFacts, word uint8) settled {
 	p := r.poll
 	if r.proof != nil && r.certify(ctx, f, r.proof.Manifest, r.proof.Cert, r.proof.Before) {
-		return false, true // looked at once more: it may be over now
+		return settled{moved: true} // looked at once more: it may be over now
 	}
 	if p.certifiable() {
 		cert := p.certificate()
-		return false, r.certify(ctx, f, p.m.Bytes(), cert.bytes, bytesOf(cert.before))
+		return settled{moved: r.certify(ctx, f, p.m.Bytes(), cert.bytes, bytesOf(cert.before))}
 	}
+	moved := false
 	if word == custody.WordNone {
 		switch {
 		case p.hopeless():
@@ -309,13 +312,13 @@ func (r *settleRound) conclude(ctx context.Context, f holderFacts, word uint8) (
 	}
 	out, _, _, err := r.step(ctx, r.key.id, f, func(s *secretState, f holderFacts) stepResult { return s.settleDead(f, p) })
 	if err != nil {
-		return false, moved
+		return settled{moved: moved}
 	}
 	if out.next != nil {
 		r.log.Info("a write whose writer did not come back is dead", "id", r.key.id, "gen", p.m.Gen)
-		return false, true
+		return settled{moved: true}
 	}
-	return p.hasRefused(r.self), moved
+	return settled{over: p.hasRefused(r.self), moved: moved, near: p.hopeless() || p.completable()}
 }
 
 // certify takes in a certificate as a COMMIT would, and passes it on.
@@ -359,6 +362,9 @@ func (r *settleRound) repair(ctx context.Context, f holderFacts) bool {
 	if err != nil || out.outcome != custody.OK {
 		r.log.Debug("a row that was repaired is not promised", "gen", p.m.Gen, "why", out.why)
 		return false
+	}
+	if out.next != nil && r.prev != nil {
+		r.passing.add(out.next, r.self)
 	}
 	delete(p.none, r.self)
 	r.hear(r.self, custody.WordPrepared, receipt)

@@ -80,10 +80,12 @@ func (s *secretState) setMark(k mark) bool {
 type settleMsg struct {
 	m      *version
 	before []*version // of prev and of what force names, as far as they came
+	ripe   bool       // this node has known long enough that it is being settled
 }
 
 // settleWord is what this seat says of a manifest when it is asked. Whoever says
-// none keeps to it: it is on disk before it is said.
+// none keeps to it: it is on disk before it is said. It is not said at once, or
+// any seat could turn the others against a writer that is about to reach them.
 func (s *secretState) settleWord(f holderFacts, q settleMsg) stepResult {
 	m := q.m
 	if m.Gen <= s.top() {
@@ -102,6 +104,9 @@ func (s *secretState) settleWord(f holderFacts, q settleMsg) stepResult {
 		k.X = seat.X
 	} else if !slices.ContainsFunc(q.before, func(v *version) bool { return v.SeatOf(f.self) != nil }) {
 		return refuse(custody.Refused, "no seat of this node in it or before it")
+	}
+	if !q.ripe {
+		return refuse(custody.Wait, "its writer may still come")
 	}
 	if s.nothing() && f.operator == "" {
 		return refuse(custody.Refused, whyOutsider)

@@ -45,7 +45,7 @@ func sWorld(t *testing.T, node int) (w *hWorld, s *secretState, one, two, three 
 }
 
 func (w *hWorld) asked(d *hDeal, before ...*hDeal) settleMsg {
-	q := settleMsg{m: d.version}
+	q := settleMsg{m: d.version, ripe: true}
 	for _, b := range before {
 		q.before = append(q.before, b.version)
 	}
@@ -96,6 +96,9 @@ func TestThresholds(t *testing.T) {
 func TestNoneIsKept(t *testing.T) {
 	w, s, one, two, _ := sWorld(t, 4)
 	f := w.facts(4)
+	early := w.asked(two, one)
+	early.ripe = false
+	refused(t, s.settleWord(f, early), custody.Wait)
 	r := s.settleWord(f, w.asked(two, one))
 	if r.word != custody.WordNone || r.next == nil || r.sign != nil {
 		t.Fatalf("%+v", r)
