@@ -43,6 +43,8 @@ type custodian struct {
 	// inbox takes in what persons at this node are told; nil: nobody is here.
 	inbox func(ctx context.Context, from key.NodeID, q *custody.Notify) (*custody.NotifyReply, error)
 
+	restored restoration
+
 	loadOnce sync.Once
 	loaded   chan struct{}
 	loadErr  error // valid once loaded is closed
@@ -106,6 +108,9 @@ func (c *custodian) buildIndex(ctx context.Context) error {
 	if bad > 0 {
 		c.log.Error("records of secrets are damaged and not served", "count", bad)
 	}
+	if err := c.loadRestored(); err != nil {
+		return fmt.Errorf("whether the disk was put back: %w", err)
+	}
 	c.possess.load(c.cfg.Shelf)
 	return c.buildRequests()
 }
@@ -124,6 +129,7 @@ func (c *custodian) run(ctx context.Context) error {
 	g.Go(func() { c.watchSeats(ctx) })
 	g.Go(func() { c.heal(ctx) })
 	g.Go(func() { c.settleAll(ctx) })
+	g.Go(func() { c.recallAll(ctx) })
 	g.Go(func() { c.runRefresh(ctx) })
 	c.passOn(ctx)
 	g.Wait()
@@ -168,6 +174,8 @@ func (c *custodian) answer(ctx context.Context, from key.NodeID, verb uint64, bo
 		return serve(ctx, c, from, body, c.possessed)
 	case custody.VerbRepair:
 		return serve(ctx, c, from, body, c.repair)
+	case custody.VerbRecall:
+		return serve(ctx, c, from, body, c.recall)
 	case custody.VerbDeal:
 		return serve(ctx, c, from, body, c.deal)
 	case custody.VerbBundle:
@@ -205,7 +213,7 @@ func (c *custodian) facts(from key.NodeID) holderFacts {
 	m := c.members.get(c.cfg.Network)
 	return holderFacts{
 		net: c.cfg.ID, self: c.self, from: from, now: uint64(time.Now().Unix()), ran: c.clock.now(),
-		operator: m.operator(from), revoked: m.isRevoked, known: c.known, member: m.isMember,
+		operator: m.operator(from), restored: c.restorations(), revoked: m.isRevoked, known: c.known, member: m.isMember,
 	}
 }
 

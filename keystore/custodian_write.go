@@ -33,7 +33,12 @@ func (c *custodian) prepare(ctx context.Context, from key.NodeID, q *custody.Pre
 	if err != nil {
 		return &custody.PrepareReply{Outcome: custody.Failed, Why: c.failed(err).why}, ctx.Err()
 	}
+	told := c.recalled(ctx, p.m.ID, p.shown()...)
 	r, there, receipt, err := c.step(ctx, p.m.ID, f, func(s *secretState, f holderFacts) stepResult {
+		if told && s.behind(f) { // nothing was here to note it in
+			s = s.clone()
+			s.cleared = f.restored
+		}
 		r := s.prepare(f, p)
 		r.gen = p.m.Gen
 		return r

@@ -132,6 +132,7 @@ type fakeNode struct {
 	shelf  *mapShelf
 	seal   *seal.PrivateKey
 	audit  *fakeAudit // nil: none
+	rolled bool       // peers know more of it than its disk
 
 	store  *Store
 	cancel context.CancelFunc
@@ -372,6 +373,7 @@ func (n *fakeNode) start() {
 	if n.audit != nil {
 		cfg.Audit = n.audit
 	}
+	cfg.RolledBack = func() bool { return n.rolled }
 	cfg.Persons = func() []key.PersonPublic { return n.member.Persons }
 	cfg.SealingKeys = func() []*seal.PrivateKey { return []*seal.PrivateKey{n.seal} }
 	if testing.Verbose() {

@@ -114,6 +114,7 @@ type secretState struct {
 	pending   []*stored // promised, ascending by generation
 	history   []*stored // newest first
 	tombs     []*tomb   // at most one for all generations, and it is the first
+	cleared   uint64    // the restoration after which enough seats were heard
 	marks     []mark    // what was said of manifests that are not promised here (W5)
 	moves     []*move   // Reassigns of the version in force, each seat's in order
 	votes     []vote    // this node's own under Reassigns of the version votesOf
@@ -130,6 +131,7 @@ type holderFacts struct {
 	ran  uint64     // running time of this node, seconds
 	// operator is whose quota new things are charged to.
 	operator string
+	restored uint64 // how often this node's disk was put back
 	revoked  func(key.NodeID) bool
 	// known reports receipts whose signature was verified before; may be nil.
 	known func(key.Object) bool

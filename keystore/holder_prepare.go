@@ -31,6 +31,10 @@ func (s *secretState) prepare(f holderFacts, p prepareMsg) stepResult {
 	if s.kept != nil && s.kept.Hash == p.m.Hash {
 		return s.complete(f, p)
 	}
+	if s.behind(f) {
+		return refuse(custody.Wait, whyRestored)
+	}
+	s = s.forgetHeard(p.m.Hash)
 	if r, ok := s.settling(p.m); ok && !p.repaired {
 		return r
 	}

@@ -24,6 +24,7 @@ type stateRecord struct {
 	Parties   []key.PersonPublic `cbor:"8,keyasint"` // who may know, but the owner; ascending
 	Operator  string             `cbor:"9,keyasint"` // whose quota the record is in
 	Marks     []mark             `cbor:"10,keyasint,omitempty"`
+	Cleared   uint64             `cbor:"15,keyasint,omitempty"` // the restoration after which enough seats were heard
 	Reassign  *reassignRecord    `cbor:"11,keyasint,omitempty"`
 	Epochs    []epochRecord      `cbor:"12,keyasint,omitempty"`
 	Refreshes []refreshRecord    `cbor:"13,keyasint,omitempty"`
@@ -103,6 +104,7 @@ func (s *secretState) record() *stateRecord {
 		Pending: recordsOf(s.pending), History: recordsOf(s.history), Parties: s.parties(), Operator: s.operator,
 		Reassign: s.reassignRecord(),
 		Marks:    s.liveMarks(),
+		Cleared:  s.cleared,
 	}
 	r.Epochs, r.Refreshes = s.epochRecords()
 	for _, t := range s.tombs {
@@ -183,7 +185,7 @@ func (s *secretState) isParty(p key.PersonPublic) bool {
 // stateOf reads a record that this node wrote. Its signatures were verified
 // then, and the store's seal binds it to its place.
 func stateOf(net key.NetworkID, id key.Hash, r *stateRecord, open func([]byte) (*version, error)) (*secretState, error) {
-	s := &secretState{id: id, owner: r.Owner, operator: r.Operator, floor: r.Floor, marks: r.Marks}
+	s := &secretState{id: id, owner: r.Owner, operator: r.Operator, floor: r.Floor, marks: r.Marks, cleared: r.Cleared}
 	d := recordReader{open: open, id: id}
 	s.pending, s.history = d.list(r.Pending), d.list(r.History)
 	if l := d.list(r.Committed); len(l) == 1 {

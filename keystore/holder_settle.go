@@ -96,6 +96,9 @@ func (s *secretState) settleWord(f holderFacts, q settleMsg) stepResult {
 	if e := s.find(m.Hash); e != nil && e.promised != 0 {
 		return stepResult{outcome: custody.OK, word: custody.WordPrepared, sign: e.prepared()}
 	}
+	if s.behind(f) || s.find(m.Hash) != nil {
+		return refuse(custody.Refused, whyRestored) // it may be promised and forgotten
+	}
 	if k := s.markOf(m.Hash); k != nil {
 		return k.word()
 	}
@@ -278,6 +281,8 @@ func (p *poll) certificate() *certificate {
 func (s *secretState) settleRefuse(f holderFacts, p *poll) stepResult {
 	k := s.markOf(p.m.Hash)
 	switch {
+	case s.behind(f):
+		return refuse(custody.Refused, whyRestored)
 	case p.m.Gen <= s.top() || k == nil || s.find(p.m.Hash) != nil:
 		return refuse(custody.Refused, "it was promised here, or nothing was said of it")
 	case k.State != markNone:

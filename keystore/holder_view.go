@@ -133,6 +133,9 @@ func (s *secretState) release(f holderFacts, c *consent) (*stored, uint8, string
 	if e.expired(f.now) {
 		return nil, custody.Refused, "it has expired"
 	}
+	if s.behind(f) && c.Person != s.owner {
+		return nil, custody.Refused, whyRestored
+	}
 	for _, v := range []*version{s.current().version, e.version} {
 		if ok, missing := c.satisfies(v); !ok {
 			return nil, custody.Denied, policyWhy(missing)

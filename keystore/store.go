@@ -32,6 +32,10 @@ type Config struct {
 	// wrong with it: then requests of others than the owner are denied
 	// (protocol.md section 5). It is cheap. nil: the clock is trusted.
 	Clock func() string
+	// RolledBack reports whether peers remember more of this node than its disk
+	// does: the disk was put back to an earlier state. It is cheap. nil: nobody
+	// looks.
+	RolledBack func() bool
 	// PersonName returns what people here call a person, or "". It may be nil.
 	PersonName func(key.PersonPublic) string
 	// RefreshEvery is how often rows are exchanged for others of the same secret

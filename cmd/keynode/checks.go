@@ -50,7 +50,11 @@ func (d *daemon) checkTwins(st mesh.Status) apitype.Check {
 		}
 	}
 	if st.RolledBack {
-		return found("identity", apitype.LevelWarn, "peers know later records of this node than its disk does: the data directory is an older copy", "if the newer one still exists, stop this node and use that")
+		text := "peers know later records of this node than its disk does: the data directory is an older copy"
+		if n := d.keys.Recalling(); n > 0 {
+			text += fmt.Sprintf("; it signs nothing of %d secrets before other holders have told what it missed", n)
+		}
+		return found("identity", apitype.LevelWarn, text, "if the newer one still exists, stop this node and use that; else leave it running, it catches up")
 	}
 	return found("identity", apitype.LevelOK, "one process runs with this node's key", "")
 }

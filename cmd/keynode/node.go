@@ -93,7 +93,7 @@ func (d *daemon) open() (err error) {
 		return fmt.Errorf("the sealing key: %w", err)
 	}
 	d.keys, err = keystore.New(keystore.Config{Network: network{d.node}, Shelf: d.db, ID: d.id.Network, Node: d.id.Node, Audit: auditor{d.audit, d.id.Node, d.id.Network}, Log: d.log,
-		Clock: d.node.Clock, Persons: d.personKeys, SealingKeys: func() []*seal.PrivateKey { return []*seal.PrivateKey{sealing} },
+		Clock: d.node.Clock, RolledBack: d.node.RolledBack, Persons: d.personKeys, SealingKeys: func() []*seal.PrivateKey { return []*seal.PrivateKey{sealing} },
 		Limits: keystore.Limits{Secrets: int(d.cfg.QuotaSecrets), Bytes: int64(d.cfg.QuotaBytes)}})
 	if err != nil {
 		return err

@@ -27,6 +27,7 @@ const (
 	VerbReassign uint64 = 44 // reserved
 	VerbPass     uint64 = 45
 	VerbHead     uint64 = 46
+	VerbRecall   uint64 = 51
 )
 
 // Unmetered reports whether calls of this verb go through a peer's fair queue
@@ -36,7 +37,7 @@ const (
 // be left in doubt and listings incomplete.
 func Unmetered(verb uint64) bool {
 	switch verb {
-	case VerbPrepare, VerbCommit, VerbLocate, VerbRecover, VerbList, VerbDelete, VerbAudit, VerbRepair:
+	case VerbPrepare, VerbCommit, VerbLocate, VerbRecover, VerbList, VerbDelete, VerbAudit, VerbRepair, VerbRecall:
 		return true
 	}
 	return false

@@ -65,7 +65,7 @@ func bodies() map[string]key.Body {
 		"Pass": new(Pass), "PassReply": new(PassReply), "Name": new(Name),
 		"Approve": new(Approve), "ApproveReply": new(ApproveReply),
 		"Notify": new(Notify), "NotifyReply": new(NotifyReply), "Head": new(Head), "HeadReply": new(HeadReply), "Proof": new(Proof),
-		"Settle": new(Settle), "SettleReply": new(SettleReply),
+		"Settle": new(Settle), "SettleReply": new(SettleReply), "Recall": new(Recall), "RecallReply": new(RecallReply),
 	}
 	for _, b := range out {
 		var n byte
@@ -86,7 +86,7 @@ func TestVectors(t *testing.T) {
 			"Prepare", "PrepareReply", "Commit", "CommitReply", "Locate", "LocateReply", "List", "ListReply",
 			"Recover", "RecoverReply", "Delete", "DeleteReply", "Pass", "PassReply",
 			"Name", "Approve", "ApproveReply", "Notify", "NotifyReply", "Head", "HeadReply", "Proof",
-			"Settle", "SettleReply",
+			"Settle", "SettleReply", "Recall", "RecallReply",
 		} {
 			fmt.Fprintf(&out, "%s %x\n", name, key.Marshal(all[name]))
 		}
@@ -153,12 +153,12 @@ func TestEmpty(t *testing.T) {
 
 func TestVerbs(t *testing.T) {
 	for verb := range uint64(64) {
-		if Unmetered(verb) && (verb < VerbReserve || verb > VerbHead) {
+		if Unmetered(verb) && (verb < VerbReserve || verb > VerbRefresh) {
 			t.Errorf("verb %d is not one of ours and not metered", verb)
 		}
 	}
 	// Expiry takes away placing, never holding (protocol.md section 4.3).
-	for _, verb := range []uint64{VerbLocate, VerbList, VerbRecover, VerbCommit, VerbDelete, VerbSettle, VerbNotify, VerbApprove, VerbAudit, VerbRepair, VerbPass, VerbHead} {
+	for _, verb := range []uint64{VerbLocate, VerbList, VerbRecover, VerbCommit, VerbDelete, VerbSettle, VerbNotify, VerbApprove, VerbAudit, VerbRepair, VerbPass, VerbHead, VerbRecall} {
 		if !Lapsed(verb) {
 			t.Errorf("verb %d is not served to a lapsed peer", verb)
 		}
@@ -207,3 +207,5 @@ func FuzzHeadReply(f *testing.F)    { fuzz[HeadReply](f, "HeadReply") }
 func FuzzProof(f *testing.F)        { fuzz[Proof](f, "Proof") }
 func FuzzSettle(f *testing.F)       { fuzz[Settle](f, "Settle") }
 func FuzzSettleReply(f *testing.F)  { fuzz[SettleReply](f, "SettleReply") }
+func FuzzRecall(f *testing.F)       { fuzz[Recall](f, "Recall") }
+func FuzzRecallReply(f *testing.F)  { fuzz[RecallReply](f, "RecallReply") }

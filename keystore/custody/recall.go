@@ -1,0 +1,20 @@
+package custody
+
+import "keymesh/crypto/key"
+
+// Recall asks a seat of a secret what it has of it. A node whose disk was put
+// back to an earlier state asks, and signs nothing of the secret before enough
+// seats have told it (protocol.md section 8).
+type Recall struct {
+	key.Head
+	ID key.Hash `cbor:"1,keyasint"`
+}
+
+// RecallReply: OK with State; Denied when nothing is here that the asking node
+// has or had a seat in, the same as for an unknown secret: that too is a word.
+// Failed.
+type RecallReply struct {
+	key.Head
+	Outcome uint8 `cbor:"1,keyasint"`
+	State   State `cbor:"2,keyasint"`
+}
