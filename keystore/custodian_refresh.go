@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"keymesh/crypto/key"
 	"keymesh/crypto/seal"
@@ -27,7 +28,7 @@ func (c *custodian) beside(ctx context.Context, from key.NodeID, id, manifest ke
 	}
 	e, why := s.refreshed(c.facts(from), manifest)
 	switch {
-	case s.committed == nil || s.committed.Hash != manifest || s.seatAt(s.committed.version, from) == 0:
+	case s.committed == nil || s.committed.Hash != manifest || !s.isOrWas(s.committed.version, from):
 		return nil, nil, whyNoSeat, nil
 	case e == nil:
 		return nil, nil, why, nil
@@ -367,17 +368,24 @@ func (c *custodian) rowOf(e *stored, b *share.OpenedBundle, boxes [][]byte) (sha
 	return row, nil, err
 }
 
-// epoch serves EPOCH.
+// epoch serves EPOCH. What it brings proves itself, so that any member may bring
+// it: a reader gives it to seats that lag behind. Only seats are told more than
+// the outcome.
 func (c *custodian) epoch(ctx context.Context, from key.NodeID, q *custody.Epoch) (key.Body, error) {
-	s, e, why, err := c.beside(ctx, from, q.ID, q.Manifest)
+	s, err := c.peek(ctx, q.ID)
 	switch {
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	case err != nil:
 		return &custody.EpochReply{Outcome: custody.Failed, Why: c.failed(err).why}, nil
-	case e == nil:
+	case s.committed == nil || s.committed.Hash != q.Manifest || c.facts(from).operator == "" && !s.isOrWas(s.committed.version, from):
+		return &custody.EpochReply{Outcome: custody.Refused, Why: whyNoSeat}, nil
+	}
+	e, why := s.refreshed(c.facts(from), q.Manifest)
+	if e == nil {
 		return &custody.EpochReply{Outcome: custody.Refused, Why: bounded(why)}, nil
 	}
+	seat := s.isOrWas(e.version, from)
 	m, err := c.openEpoch(s, e, q)
 	if err != nil {
 		return &custody.EpochReply{Outcome: custody.Refused, Why: bounded(err.Error())}, nil
@@ -393,11 +401,14 @@ func (c *custodian) epoch(ctx context.Context, from key.NodeID, q *custody.Epoch
 	}
 	if r.next != nil {
 		c.refreshes.add(q.ID)
+		if r.outcome != custody.OK {
+			c.healing.look(q.ID, healBundle) // a seat that has the bundle may bring it first
+		}
 	}
 	reply.Outcome, reply.Why, reply.Receipt = r.outcome, bounded(r.why), receipt
 	if r.outcome == custody.OK {
 		reply.NeedBundle = false
-	} else if s, err := c.peek(ctx, q.ID); err == nil && s.committed != nil {
+	} else if s, err := c.peek(ctx, q.ID); err == nil && s.committed != nil && seat {
 		reply.Standing = s.standing(s.committed, c.dealings(s.committed))
 	}
 	return reply, nil
@@ -417,7 +428,8 @@ func (c *custodian) openEpoch(s *secretState, e *stored, q *custody.Epoch) (*epo
 		return nil, err
 	}
 	for _, b := range q.Committed {
-		if word, ok := c.openWord(m.proof, holds, b); ok {
+		word, ok := c.openWord(m.proof, holds, b)
+		if ok && !slices.ContainsFunc(m.words, func(o seatWord) bool { return o.X == word.X }) {
 			m.words = append(m.words, word)
 		}
 	}

@@ -192,6 +192,9 @@ func (c *custodian) healOne(ctx context.Context, id key.Hash) healOutcome {
 	if e == nil {
 		return healOver
 	}
+	if e.row && e.refresh != nil && e.refresh.ahead != nil {
+		return c.catchUp(ctx, s, e)
+	}
 	seat := e.asSeat(x)
 	row, payload := e.row && c.hasRow(seat), e.row && c.hasPayload(seat)
 	if row && payload {
@@ -323,6 +326,8 @@ func (c *custodian) hear(ctx context.Context, e *stored, a repairAnswer, got *va
 	case a.err != nil:
 	case a.reply.Outcome == custody.OK:
 		got.xs, got.values, got.nodes = append(got.xs, a.x), append(got.values, a.reply.Value), append(got.nodes, a.node)
+	case len(a.reply.Epoch) > 0:
+		c.learnEpoch(ctx, e, a.reply.Epoch)
 	case a.reply.Outcome == custody.Moved:
 		if moves, err := c.openMoves(a.reply.Reassigns, e.version); err == nil {
 			_ = c.takeMoves(ctx, c.facts(a.node), e.ID, moves)
@@ -338,6 +343,10 @@ func (c *custodian) rebuilt(ctx context.Context, e *stored, x uint8, got *values
 	row, bad, err := e.rebuild(x, got.xs, got.values)
 	if err != nil {
 		return nil, nil, err
+	}
+	if have := len(got.xs) - len(bad); e.proof != nil && e.proof.Ack(x) == nil && have < int(e.W) {
+		clear(row)
+		return nil, nil, fmt.Errorf("%d values agree; of a row that its seat did not acknowledge %d must", have, e.W)
 	}
 	var liars []key.NodeID
 	for _, b := range bad {
@@ -383,6 +392,10 @@ func (c *custodian) repair(ctx context.Context, from key.NodeID, q *custody.Repa
 		if r.outcome == custody.Moved || r.outcome == custody.Wait {
 			reply.Reassigns = s.moveBytes(s.knownVersion(q.Manifest))
 		}
+		if here := s.find(q.Manifest); here != nil && here.proof != nil && here.epoch > q.Epoch && s.holderOf(here.version, q.X) == from {
+			reply.Epoch = here.proof.Bytes
+			return reply, nil
+		}
 		c.refusedHelp(ctx, from, q, r.why, tell)
 		return reply, nil
 	}
@@ -423,6 +436,9 @@ func (c *custodian) refusedHelp(ctx context.Context, from key.NodeID, q *custody
 // leaveTo lets go of a seat's row once its new holder has signed that it has
 // committed it.
 func (c *custodian) leaveTo(ctx context.Context, s *secretState, e *stored, to key.NodeID) healOutcome {
+	if e.proof != nil {
+		return c.leaveEpoch(ctx, s, e, to)
+	}
 	q := &custody.Commit{Manifest: e.Bytes(), Cert: e.cert, Before: bytesOf(e.before), Reassigns: s.moveBytes(e.version)}
 	var reply custody.CommitReply
 	if c.call(ctx, to, custody.VerbCommit, q, &reply) != nil || reply.Outcome != custody.OK {
@@ -432,6 +448,11 @@ func (c *custodian) leaveTo(ctx context.Context, s *secretState, e *stored, to k
 		c.log.Warn("the new holder of a seat", "err", err)
 		return healAgain
 	}
+	return c.letGo(ctx, e, to)
+}
+
+// letGo drops the row of a seat that its new holder has.
+func (c *custodian) letGo(ctx context.Context, e *stored, to key.NodeID) healOutcome {
 	r, _, _, err := c.step(ctx, e.ID, c.facts(c.self), func(s *secretState, f holderFacts) stepResult { return s.leave(f, e.Hash, e.x, to) })
 	if err != nil || r.outcome != custody.OK {
 		return healAgain

@@ -153,6 +153,12 @@ func (s *secretState) holds(v *version) share.Holds {
 	}
 }
 
+// isOrWas reports whether the node holds a seat of a version or held one.
+func (s *secretState) isOrWas(v *version, node key.NodeID) bool {
+	holds := s.holds(v)
+	return slices.ContainsFunc(v.Seats, func(seat share.Seat) bool { return holds(seat.X, node) })
+}
+
 // refreshed is the committed version if its rows can be refreshed here, or why
 // not.
 func (s *secretState) refreshed(f holderFacts, manifest key.Hash) (*stored, string) {
@@ -328,7 +334,7 @@ type epochMsg struct {
 	row   shamir.Row // this seat's row of it, judged by the step; nil: none can be made
 	// rest is what is kept for seats that have not acknowledged, nil for nothing.
 	rest  *dealingsRecord
-	words []seatWord // Committed of other seats over its bundle, verified
+	words []seatWord // Committed of distinct seats over its bundle, verified
 }
 
 // commitEpoch puts the row of a certified epoch in force, beside the old one,
@@ -378,7 +384,8 @@ func (e *stored) enforce(q epochMsg, now uint64, w *writes) (bool, stepResult) {
 		return false, stepResult{outcome: custody.OK} // the same again
 	case n < e.epoch || n == e.epoch && (over || q.proof.Round <= e.proof.Round):
 		return false, refuse(custody.Conflict, "epoch %d is in force here", e.epoch)
-	case r != nil && r.epoch == n && q.proof.Round < r.round:
+	case r != nil && r.epoch == n && q.proof.Round < r.round && len(q.words) < int(e.W):
+		// With w words it is decided: no later round can have an Epoch any more.
 		return false, refuse(custody.Conflict, "round %d was acknowledged here", r.round)
 	case n > e.epoch+1 || q.row == nil || !rowGood(e.version, q.proof, e.x, q.row):
 		return e.lag(q.proof)
@@ -510,6 +517,30 @@ func (s *secretState) finish(w *writes) bool {
 		e.refresh, moved = nil, true
 	}
 	return moved
+}
+
+// learnEpoch notes the epoch that other seats are at: of a seat without its row,
+// whose row is then repaired at once for that epoch, or of one that was away.
+func (s *secretState) learnEpoch(proof *share.OpenedEpoch) stepResult {
+	e := s.find(proof.Manifest)
+	if e == nil || e != s.kept && e != s.committed || proof.Number() <= e.epoch {
+		return stepResult{outcome: custody.OK}
+	}
+	next := s.clone()
+	mine := *e
+	switch {
+	case e == s.kept:
+		mine.epoch, mine.proof = proof.Number(), proof
+		next.kept = &mine
+	case !e.row:
+		return stepResult{outcome: custody.OK}
+	default:
+		if moved, _ := mine.lag(proof); !moved {
+			return stepResult{outcome: custody.OK}
+		}
+		next.committed = &mine
+	}
+	return stepResult{next: next, outcome: custody.OK}
 }
 
 // repairEpoch takes a row that was rebuilt from values of other seats for an

@@ -88,6 +88,7 @@ type reading struct {
 	bad     map[key.NodeID]string
 	need    int      // words that nothing is higher
 	spread  key.Hash // the manifest whose certificate was sent to seats that lag
+	told    bool     // seats were shown a newer epoch
 }
 
 // seatRead is how far a seat of the manifest in use is.

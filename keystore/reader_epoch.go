@@ -31,8 +31,8 @@ func keyOf(proof *share.OpenedEpoch) epochKey {
 	return epochKey{proof.Number(), proof.Bundle}
 }
 
-// gotRow is a good row with the signed Release that it came with.
-type gotRow struct{ row, release []byte }
+// gotRow is a good row with the signed Release and the Epoch that it came with.
+type gotRow struct{ row, release, epoch []byte }
 
 // rowsOf are the rows of a seat that this node itself holds: the one in force
 // and, while a refresh is not over, the one before.
@@ -42,6 +42,13 @@ type heldRow struct {
 }
 
 func (h heldRow) epoch() uint32 { return keyOf(h.proof).epoch }
+
+func (h heldRow) bytes() []byte {
+	if h.proof == nil {
+		return nil
+	}
+	return h.proof.Bytes
+}
 
 // rows loads the good rows of a version, the newest first. The error is that of
 // the row in force when there is none.
@@ -71,9 +78,7 @@ func (c *custodian) sealRow(ctx context.Context, from key.NodeID, e *stored, h h
 	if out.Box, err = seal.To(r.Ephemeral, info, h.row); err != nil {
 		return out, err
 	}
-	if h.proof != nil {
-		out.Epoch = h.proof.Bytes
-	}
+	out.Epoch = h.bytes()
 	out.Release, err = c.signRelease(ctx, from, e, h.epoch(), r)
 	return out, err
 }
@@ -128,7 +133,7 @@ func (a *rowReply) open(o *opening, reply *custody.RecoverReply, payload bool) {
 		if a.rows == nil {
 			a.rows = make(map[epochKey]gotRow)
 		}
-		a.rows[k] = gotRow{row, r.Release}
+		a.rows[k] = gotRow{row, r.Release, r.Epoch}
 	}
 	if payload {
 		if uint64(len(reply.Payload)) != o.use.Length || sha256.Sum256(reply.Payload) != o.use.Payload {
@@ -198,6 +203,35 @@ func (g *reading) group() (best epochKey, rows int) {
 		}
 	}
 	return best, rows
+}
+
+// behind are the seats that gave rows of older epochs only than the newest that
+// a seat showed, and the proof of that.
+func (g *reading) behind() (nodes []key.NodeID, epoch []byte) {
+	var newest epochKey
+	for _, r := range g.seats {
+		for k, got := range r.rows {
+			if k.epoch > 0 && (epoch == nil || newestFirst(k, newest) < 0) {
+				newest, epoch = k, got.epoch
+			}
+		}
+	}
+	for id, r := range g.seats {
+		if _, ok := r.rows[newest]; len(r.rows) > 0 && !ok {
+			nodes = append(nodes, id)
+		}
+	}
+	return nodes, epoch
+}
+
+// spreadEpoch shows seats the Epoch that others are at: one that has acknowledged
+// it has its row.
+func (g *reading) spreadEpoch(ctx context.Context, nodes []key.NodeID, epoch []byte) {
+	q := key.Marshal(&custody.Epoch{ID: g.h.id, Manifest: g.use.Hash, Epoch: epoch})
+	gather(ctx, g.s, g.roster, nodes, func(ctx context.Context, id key.NodeID) (*custody.EpochReply, error) {
+		reply := new(custody.EpochReply)
+		return reply, g.s.callWithin(ctx, callTimeout, id, custody.VerbEpoch, q, reply)
+	}, func(key.NodeID, *custody.EpochReply, error) bool { return false })
 }
 
 func newestFirst(a, b epochKey) int {

@@ -284,6 +284,11 @@ func (g *reading) fewer(ctx context.Context) (*certified, error) {
 		g.s.spread(ctx, used)
 		return used, nil
 	}
+	if nodes, epoch := g.behind(); used != nil && len(nodes) > 0 && epoch != nil && !g.told && ctx.Err() == nil {
+		g.told = true
+		g.spreadEpoch(ctx, nodes, epoch)
+		return used, nil
+	}
 	if err := g.waits(ctx); err != nil {
 		return nil, err
 	}
@@ -427,7 +432,7 @@ func (s *Store) ownRow(ctx context.Context, use *share.SignedManifest, req *shar
 		if err == nil {
 			release, err = c.signRelease(ctx, s.self, e, h.epoch(), req)
 		}
-		out.rows[keyOf(h.proof)] = gotRow{h.row, release}
+		out.rows[keyOf(h.proof)] = gotRow{h.row, release, h.bytes()}
 	}
 	if err != nil {
 		out.erase()

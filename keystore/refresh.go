@@ -22,6 +22,9 @@ const (
 	refreshLook = time.Minute
 	// takeOver is how long each seat waits for those before it in the order.
 	takeOver = 15 * time.Minute
+	// stuckAfter is how long an epoch may take until a seat proposes its dealings
+	// again.
+	stuckAfter = 2 * time.Minute
 	// refreshAgain is the pause after an attempt that failed, doubled up to
 	// refreshPause.
 	refreshAgain = 10 * time.Minute
@@ -139,7 +142,27 @@ func (c *custodian) runRefresh(ctx context.Context) {
 			}
 		case <-look.C:
 			look.Reset(refreshLook*4/5 + rand.N(refreshLook*2/5))
+			c.refreshStuck(ctx)
 			c.refreshDue(ctx)
+		}
+	}
+}
+
+// refreshStuck goes on with epochs that passing on alone does not bring into
+// force: seats have acknowledged later rounds.
+func (c *custodian) refreshStuck(ctx context.Context) {
+	for _, id := range c.refreshes.all() {
+		s, err := c.peek(ctx, id)
+		if err != nil || s.committed == nil || c.refreshes.resting(id) || ctx.Err() != nil {
+			continue
+		}
+		e := s.committed
+		wait := uint64(stuckAfter/time.Second) * uint64(1+s.turn(c.self))
+		if e.refresh == nil || e.refresh.base == nil || unix() < e.since+wait {
+			continue
+		}
+		if _, err := c.refreshNow(ctx, id, e.Hash); err != nil {
+			c.log.Warn("a refresh cannot be ended now", "secret", id.String()[:8], "err", err)
 		}
 	}
 }

@@ -1,0 +1,75 @@
+package keystore
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"keymesh/crypto/key"
+	"keymesh/crypto/shamir"
+	"keymesh/crypto/share"
+	"keymesh/keystore/custody"
+)
+
+// healBundle is how long a seat that was away waits for the bundle before it has
+// its row rebuilt.
+const healBundle = 30 * time.Second
+
+// learnEpoch takes in an Epoch that a helper showed.
+func (c *custodian) learnEpoch(ctx context.Context, e *stored, b []byte) {
+	s, err := c.peek(ctx, e.ID)
+	if err != nil {
+		return
+	}
+	proof, err := share.OpenEpoch(c.cfg.ID, b, e.SignedManifest, s.holds(e.version))
+	if err != nil {
+		c.log.Warn("a holder shows an epoch that does not verify", "err", err)
+		return
+	}
+	if _, _, _, err := c.step(ctx, e.ID, c.facts(c.self), func(s *secretState, _ holderFacts) stepResult { return s.learnEpoch(proof) }); err != nil {
+		c.log.Debug("an epoch was not taken in", "err", err)
+	}
+}
+
+// catchUp has the row of an epoch that this seat missed rebuilt from values of
+// the others.
+func (c *custodian) catchUp(ctx context.Context, s *secretState, e *stored) healOutcome {
+	if !c.healing.spend(int64(e.K) * share.DataKeySize) {
+		return healLater
+	}
+	want := *e
+	want.proof, want.refresh = e.refresh.ahead, nil
+	want.epoch = want.proof.Number()
+	b, liars, err := c.fetchRow(ctx, s, &want, e.x)
+	if err != nil {
+		c.log.Warn("a seat that missed a refresh cannot be repaired now", "secret", e.ID.String()[:8], "err", err)
+		return healAgain
+	}
+	defer clear(b)
+	row, err := shamir.ParseRow(b, int(e.K), share.DataKeySize)
+	if err != nil {
+		return healAgain
+	}
+	defer row.Erase()
+	r, _, _, err := c.step(ctx, e.ID, c.facts(c.self), func(s *secretState, f holderFacts) stepResult { return s.repairEpoch(f, want.proof, row) })
+	if err != nil || r.outcome != custody.OK {
+		return healAgain
+	}
+	c.note(ctx, AuditRecord{Kind: "repair", ID: e.ID, Node: c.self, Detail: fmt.Sprintf("seat %d of generation %d has its row of epoch %d%s", e.x, e.Gen, want.epoch, butLiars(liars))})
+	return healOver
+}
+
+// leaveEpoch is leaveTo past epoch 0: the new holder's word must be of the epoch
+// that is in force here.
+func (c *custodian) leaveEpoch(ctx context.Context, s *secretState, e *stored, to key.NodeID) healOutcome {
+	q := &custody.Epoch{ID: e.ID, Manifest: e.Hash, Epoch: e.proof.Bytes}
+	var reply custody.EpochReply
+	if c.call(ctx, to, custody.VerbEpoch, q, &reply) != nil || reply.Outcome != custody.OK {
+		return healAgain
+	}
+	w, ok := c.openWord(e.proof, func(x uint8, node key.NodeID) bool { return x == e.x && node == to }, reply.Receipt)
+	if !ok || w.X != e.x {
+		return healAgain
+	}
+	return c.letGo(ctx, e, to)
+}
