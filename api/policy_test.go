@@ -290,6 +290,24 @@ func TestPutAnswersPending(t *testing.T) {
 	e.ok(q, 200, nil)
 }
 
+// TestDeletionsAndExpiryInTheirWords: neither is told in the words of a put.
+func TestDeletionsAndExpiryInTheirWords(t *testing.T) {
+	e, _, _ := policyEnv(t)
+	e.secrets.err = keystore.ErrExpired
+	if p := e.want(req{path: secretPath}, apitype.NotFound); !strings.Contains(p.Detail, "has expired") {
+		t.Errorf("%q", p.Detail)
+	}
+	q := req{method: "DELETE", path: secretPath}
+	e.secrets.err = &keystore.QuorumError{Op: "delete", Need: 2, Have: 1}
+	if p := e.want(q, apitype.Holders); !strings.Contains(p.Hint, "nothing was deleted") || strings.Contains(p.Hint, "stored") {
+		t.Errorf("%q", p.Hint)
+	}
+	e.secrets.err = &keystore.InDoubtError{Op: "delete", Gen: 7, Need: 2, Have: 1}
+	if p := e.want(q, apitype.InDoubt); strings.Contains(p.Hint, "write") || p.Gen != 7 {
+		t.Errorf("%q", p.Hint)
+	}
+}
+
 // TestRequestsShowWhatIsAsked: a change of policy is never shown as a recovery,
 // and people are shown by name.
 func TestRequestsShowWhatIsAsked(t *testing.T) {

@@ -264,3 +264,29 @@ func TestPolicyIsJudgedForItsOwner(t *testing.T) {
 		t.Errorf("a holder: outcome %d, %q", r.outcome, r.why)
 	}
 }
+
+// TestChangeIsProven: only the manifest that the payload names is shown to those
+// who are asked, and only for a change of policy.
+func TestChangeIsProven(t *testing.T) {
+	w := newHWorld(t, 3)
+	one, two := w.deal(t, hSpec{gen: 1, tag: "one"}), w.deal(t, hSpec{gen: 2, tag: "two"})
+	s := &Store{cfg: Config{ID: w.net}}
+	ask := func(verb uint8, payload *hDeal, ext []byte) *share.SignedManifest {
+		r := share.Request{ID: w.id, Verb: verb, Payload: payload.Hash[:], Created: hNow, Expires: hNow + 60}
+		r.Ext = map[uint64][]byte{extChange: ext}
+		return s.changeOf(share.SignRequest(w.owner, w.net, r))
+	}
+	if m := ask(share.VerbPolicy, two, two.Bytes()); m == nil || m.Hash != two.Hash {
+		t.Error("the right one is not shown")
+	}
+	broken := bytes.Clone(two.Bytes())
+	broken[len(broken)-1] ^= 1
+	for name, m := range map[string]*share.SignedManifest{
+		"another": ask(share.VerbPolicy, two, one.Bytes()), "a broken one": ask(share.VerbPolicy, two, broken),
+		"none": ask(share.VerbPolicy, two, nil), "for a recovery": ask(share.VerbRecover, two, two.Bytes()),
+	} {
+		if m != nil {
+			t.Errorf("%s is shown", name)
+		}
+	}
+}

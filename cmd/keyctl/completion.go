@@ -70,6 +70,23 @@ func noCompletion(*cobra.Command, []string, string) ([]string, cobra.ShellCompDi
 	return nil, cobra.ShellCompDirectiveNoFileComp
 }
 
+// completePetname offers the names of contacts.
+func (a *app) completePetname(cmd *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
+	return a.complete(cmd, func(ctx context.Context, node *client.Client) []string {
+		items, err := node.Contacts(ctx)
+		if err != nil {
+			return nil
+		}
+		var out []string
+		for _, c := range items {
+			if c.Name != "" && strings.HasPrefix(c.Name, typed) {
+				out = append(out, c.Name)
+			}
+		}
+		return out
+	})
+}
+
 // completeName offers the names of secrets.
 func (a *app) completeName(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
 	if len(args) > 0 {

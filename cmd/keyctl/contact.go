@@ -112,7 +112,7 @@ func (a *app) contactRmCommand() *cobra.Command {
 		Long:              "Rm forgets a name. Policies that were written with it go on to name the person's key.",
 		Example:           "  keyctl contact rm ann",
 		Args:              exactArgs(1, "keyctl contact rm NAME"),
-		ValidArgsFunction: noCompletion,
+		ValidArgsFunction: a.completePetname,
 		RunE:              func(cmd *cobra.Command, args []string) error { return a.contactRm(cmd.Context(), args[0]) },
 	}
 }

@@ -86,6 +86,7 @@ func (a *app) policyTestCommand() *cobra.Command {
 	cmd.Flags().StringVar(&f.after, "after", "", "`SPAN` that has passed since, such as 24h")
 	cmd.Flags().StringVar(&f.file, "policy", "", "`FILE` with a policy that is not stored, or - for standard input")
 	cmd.Flags().SortFlags = false
+	_ = cmd.RegisterFlagCompletionFunc("as", a.completePetname) // the flag exists
 	return cmd
 }
 
