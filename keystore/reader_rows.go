@@ -278,10 +278,7 @@ func (g *reading) push(next *certified) (*certified, error) {
 // behind the certificate, or by asking all nodes if what was at hand may be out
 // of date, once each; else with the error that says why.
 func (g *reading) fewer(ctx context.Context) (*certified, error) {
-	used := g.view.certs[g.use.Hash]
-	if used != nil && g.lagging() && g.spread != g.use.Hash && ctx.Err() == nil {
-		g.spread = g.use.Hash
-		g.s.spread(ctx, used)
+	if used := g.catchUp(ctx); used != nil {
 		return used, nil
 	}
 	if nodes, epoch := g.behind(); used != nil && len(nodes) > 0 && epoch != nil && !g.told && ctx.Err() == nil {
@@ -301,8 +298,24 @@ func (g *reading) fewer(ctx context.Context) (*certified, error) {
 			return best, nil
 		}
 		g.use, g.seats = states, seats
+		// A seat that has committed nothing does not say so before it is asked.
+		if used := g.catchUp(ctx); used != nil {
+			return used, nil
+		}
 	}
 	return nil, g.why()
+}
+
+// catchUp gives the certificate to seats that lag behind it, once for each, and
+// returns it when the rows are worth asking for again.
+func (g *reading) catchUp(ctx context.Context) *certified {
+	used := g.view.certs[g.use.Hash]
+	if used == nil || !g.lagging() || g.spread == g.use.Hash || ctx.Err() != nil {
+		return nil
+	}
+	g.spread = g.use.Hash
+	g.s.spread(ctx, used)
+	return used
 }
 
 // lagging: a seat of the manifest in use shows something lower.
