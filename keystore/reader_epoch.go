@@ -224,6 +224,18 @@ func (g *reading) behind() (nodes []key.NodeID, epoch []byte) {
 	return nodes, epoch
 }
 
+// showEpoch shows seats that are behind, once, what others are at, and reports
+// whether the rows are worth asking for again.
+func (g *reading) showEpoch(ctx context.Context) bool {
+	nodes, epoch := g.behind()
+	if len(nodes) == 0 || epoch == nil || g.told || ctx.Err() != nil {
+		return false
+	}
+	g.told = true
+	g.spreadEpoch(ctx, nodes, epoch)
+	return true
+}
+
 // spreadEpoch shows seats the Epoch that others are at: one that has acknowledged
 // it has its row.
 func (g *reading) spreadEpoch(ctx context.Context, nodes []key.NodeID, epoch []byte) {
