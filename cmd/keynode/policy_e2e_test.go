@@ -85,14 +85,20 @@ func args(a ...string) []string { return a }
 
 // told waits until the person of a node has been told of an open request with
 // this reason, and returns it.
-func (k *cli) told(i int, reason string) (found apitype.Request) {
+func (k *cli) told(i int, reason string) apitype.Request {
+	k.t.Helper()
+	return k.toldOf(i, reason, "")
+}
+
+// toldOf is told, of the request with this reason or hash.
+func (k *cli) toldOf(i int, reason, request string) (found apitype.Request) {
 	k.t.Helper()
 	ctx, cancel := context.WithTimeout(k.t.Context(), 30*time.Second)
 	defer cancel()
-	if err := poll(ctx, "the request with the reason "+reason, func() bool {
+	if err := poll(ctx, "the request "+reason+request, func() bool {
 		all, err := k.c.client(i).Requests(ctx)
 		for _, r := range all {
-			if err == nil && r.Reason == reason && r.State == "open" {
+			if err == nil && (r.Reason == reason || r.Request == request) && r.State == "open" {
 				found = r
 			}
 		}
