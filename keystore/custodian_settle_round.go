@@ -148,6 +148,7 @@ type settleRound struct {
 	poll  *poll
 	mu    sync.Mutex     // the rest, while seats are asked
 	proof *custody.State // something certified that another seat has
+	heard bool           // pending here, and no promise is remembered
 	prev  *certificate   // of the manifest's prev
 }
 
@@ -158,8 +159,9 @@ func (c *custodian) settleOne(ctx context.Context, k settleKey, m *version) sett
 	if err != nil {
 		return settled{}
 	}
+	heard := false
 	if e := s.find(k.manifest); e != nil {
-		m = e.version
+		m, heard = e.version, e.promised == 0
 	}
 	if m == nil || m.Gen <= s.top() {
 		return settled{over: true}
@@ -172,7 +174,7 @@ func (c *custodian) settleOne(ctx context.Context, k settleKey, m *version) sett
 		return settled{}
 	}
 	f := c.facts(c.self)
-	r := &settleRound{custodian: c, key: k, poll: newPoll(f, m, before)}
+	r := &settleRound{custodian: c, key: k, poll: newPoll(f, m, before), heard: heard}
 	r.poll.refused = refused
 	word, err := r.own(ctx, f)
 	if err != nil {
@@ -299,9 +301,9 @@ func (r *settleRound) conclude(ctx context.Context, f holderFacts, word uint8) s
 		return settled{moved: r.certify(ctx, f, p.m.Bytes(), cert.bytes, bytesOf(cert.before))}
 	}
 	moved := false
-	if word == custody.WordNone {
+	if word == custody.WordNone || r.heard {
 		switch {
-		case p.hopeless():
+		case p.hopeless() && !r.heard:
 			moved = r.refuse(ctx, f)
 		case p.completable():
 			if moved = r.repair(ctx, f); moved && p.certifiable() {

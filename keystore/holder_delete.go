@@ -50,10 +50,12 @@ func (s *secretState) delete(f holderFacts, d deleteMsg) stepResult {
 	return stepResult{next: next, writes: w.list, outcome: custody.OK, sign: next.buried(d.tomb).receipt(d.tomb.hash)}
 }
 
-// nothing reports whether no record of this secret is here at all.
+// nothing reports whether nothing of this secret is here that was promised,
+// certified or deleted: what was only said while a manifest is settled makes no
+// room for anything.
 func (s *secretState) nothing() bool {
 	return s.floor.Gen == 0 && s.committed == nil && s.kept == nil &&
-		len(s.pending) == 0 && len(s.history) == 0 && len(s.tombs) == 0 && len(s.marks) == 0
+		len(s.pending) == 0 && len(s.history) == 0 && len(s.tombs) == 0
 }
 
 // buried returns the tombstone here that says all that t says, or nil.

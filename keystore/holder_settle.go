@@ -331,8 +331,10 @@ func (s *secretState) excludes(m *version) bool {
 // said here, and when it cannot become dead any more. A change of policy is
 // taken on the word of more seats than may lie, one of which has judged it.
 func (s *secretState) settlePromise(f holderFacts, p prepareMsg, q *poll) stepResult {
-	switch k := s.markOf(p.m.Hash); {
-	case k == nil || k.State != markNone || q.m.Hash != p.m.Hash:
+	e, k := s.find(p.m.Hash), s.markOf(p.m.Hash)
+	heard := e != nil && e.promised == 0 // before its disk was put back
+	switch {
+	case q.m.Hash != p.m.Hash || !heard && (k == nil || k.State != markNone):
 		return refuse(custody.Refused, "only what was said none of is taken by repair")
 	case !q.completable():
 		return refuse(custody.Refused, "too few seats have promised it")

@@ -281,9 +281,16 @@ func TestSettleStrangers(t *testing.T) {
 	full.full = func(demand) string { return "no room" }
 	refused(t, w.fresh().settleWord(full, w.asked(two, one)), custody.Full)
 	s := w.must(t, w.fresh(), w.fresh().settleWord(w.facts(1), w.asked(two, one)))
-	if s.nothing() || s.owner != w.owner.Public() || s.operator != "op" {
+	if len(s.marks) != 1 || s.owner != w.owner.Public() || s.operator != "op" {
 		t.Errorf("%+v", s)
 	}
+	// What was said opens no way in for a certificate of nodes nobody admitted.
+	forged := w.cert(two, []*hDeal{one}, 0, 1, 2, 3)
+	strange := w.facts(1)
+	strange.member = func(key.NodeID) bool { return false }
+	refused(t, s.commit(strange, forged), custody.Refused)
+	strange.member, strange.full = nil, func(demand) string { return "no room" }
+	refused(t, s.commit(strange, forged), custody.Full)
 }
 
 // TestSettlePolicy: a change of policy is completed without the consent that
@@ -331,4 +338,24 @@ func TestForceOfTheDead(t *testing.T) {
 	msg = w.msg(next, 5)
 	msg.prev = &c
 	w.must(t, s, s.prepare(w.facts(5), msg))
+}
+
+// TestSettleRestored: a seat that may have promised and forgot it says nothing
+// by itself, and takes the row by repair when the others can complete it.
+func TestSettleRestored(t *testing.T) {
+	w, s, one, two, _ := sWorld(t, 4)
+	f := w.facts(4)
+	f.restored = 1
+	few := w.sPoll(two, []*hDeal{one}, []int{0}, []int{1, 2, 3}, nil)
+	refused(t, s.settleWord(f, w.asked(two, one)), custody.Refused)
+	s = w.must(t, s, s.heard(f, two.version, []*version{one.version}))
+	refused(t, s.settlePromise(f, w.msg(two, 4), w.sPoll(two, []*hDeal{one}, []int{0, 1, 2}, nil, nil)), custody.Wait)
+	s = w.must(t, s, s.clear(f))
+	refused(t, s.settleWord(f, w.asked(two, one)), custody.Refused)
+	refused(t, s.settleRefuse(f, few), custody.Refused)
+	refused(t, s.settlePromise(f, w.msg(two, 4), few), custody.Refused)
+	s = w.must(t, s, s.settlePromise(f, w.msg(two, 4), w.sPoll(two, []*hDeal{one}, []int{0, 1, 2}, nil, nil)))
+	if len(s.pending) != 1 || s.pending[0].promised == 0 || !s.pending[0].row {
+		t.Fatalf("%+v", s.pending)
+	}
 }
