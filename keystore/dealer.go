@@ -233,8 +233,10 @@ func (d *dealing) unanswered() *write {
 func (d *dealing) drive(ctx context.Context, w *write) *outcome {
 	deadline, _ := ctx.Deadline()
 	verdict := make(chan *outcome, 1)
+	life, cancel := context.WithDeadline(WithRequestID(d.s.life, RequestID(ctx)), deadline.Add(callTimeout))
+	w.stop, w.ended = cancel, make(chan struct{})
 	d.s.spawn(func() {
-		life, cancel := context.WithDeadline(WithRequestID(d.s.life, RequestID(ctx)), deadline.Add(callTimeout))
+		defer close(w.ended)
 		defer cancel()
 		w.run(ctx, life, func(o *outcome) { verdict <- o })
 	})

@@ -232,7 +232,10 @@ func (w *write) prevGen() uint64 {
 // look asks all nodes what stands where a write would, when its seats only said
 // that something does.
 func (d *dealing) look(ctx context.Context, w *write, out *outcome) *outcome {
-	if out.ok || out.notStored || out.have >= w.m.Gen || w.below(w.m.Gen) == 0 {
+	if out.ok || out.notStored || out.have >= w.m.Gen {
+		return out
+	}
+	if w.halt(); w.below(w.m.Gen) == 0 {
 		return out
 	}
 	d.roster = d.s.roster()
@@ -268,8 +271,18 @@ func (d *dealing) lost(ctx context.Context, w *write, out *outcome) (PutResult, 
 	return d.result(w, d.look(ctx, w, out))
 }
 
+// halt ends what still goes on with the write after its verdict, so that it can
+// be looked at: the finisher has the rest.
+func (w *write) halt() {
+	if w.ended != nil {
+		w.stop()
+		<-w.ended
+	}
+}
+
 // again is the same write from its start: what was promised is promised again.
 func (w *write) again() *write {
+	w.halt()
 	a := w.s.newWrite(w.m, w.before)
 	a.prev, a.tomb, a.consent, a.asked, a.ct, a.digest, a.journaled, a.conditional = w.prev, w.tomb, w.consent, w.asked, w.ct, w.digest, true, w.conditional
 	a.resumed, a.tombConsent = true, w.tombConsent

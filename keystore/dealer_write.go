@@ -47,6 +47,11 @@ type write struct {
 	newer     bool        // a newer generation or a tombstone makes this one needless
 	abandoned bool        // the caller was told that it is not stored
 
+	// stop ends the run that [dealing.drive] began, and ended is closed when it
+	// has: until then everything above is the run's. nil: none was begun.
+	stop  context.CancelFunc
+	ended chan struct{}
+
 	conditional bool // compare-and-set or if-absent: whether it was stored matters even when it was overtaken
 }
 
