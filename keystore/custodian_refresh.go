@@ -428,7 +428,7 @@ func (c *custodian) openEpoch(s *secretState, e *stored, q *custody.Epoch) (*epo
 		return nil, err
 	}
 	for _, b := range q.Committed {
-		word, ok := c.openWord(m.proof, holds, b)
+		word, ok := c.openWord(m.proof, s.sits(e.version), b)
 		if ok && !slices.ContainsFunc(m.words, func(o seatWord) bool { return o.X == word.X }) {
 			m.words = append(m.words, word)
 		}

@@ -153,6 +153,12 @@ func (s *secretState) holds(v *version) share.Holds {
 	}
 }
 
+// sits is who holds a seat now: whose words count before an old row goes. Of a
+// seat that was given away they are the new holder's.
+func (s *secretState) sits(v *version) share.Holds {
+	return func(x uint8, node key.NodeID) bool { return s.holderOf(v, x) == node }
+}
+
 // isOrWas reports whether the node holds a seat of a version or held one.
 func (s *secretState) isOrWas(v *version, node key.NodeID) bool {
 	holds := s.holds(v)
@@ -168,6 +174,8 @@ func (s *secretState) refreshed(f holderFacts, manifest key.Hash) (*stored, stri
 		return nil, "another generation is committed here"
 	case s.kept != nil:
 		return nil, "a newer generation is certified"
+	case s.behind(f):
+		return nil, "this node's disk was put back, and what it signed before is not known yet"
 	case e.x == 0 || !e.row || s.seatAt(e.version, f.self) != e.x:
 		return nil, "the row is not here"
 	case s.covered(e.Gen) || e.expired(f.now):

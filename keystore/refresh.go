@@ -310,7 +310,7 @@ func (c *custodian) tellEpoch(ctx context.Context, s *secretState, e *stored) []
 			c.takeAhead(ctx, e, reply.Standing)
 			continue
 		}
-		if w, ok := c.openWord(e.proof, s.holds(e.version), reply.Receipt); ok && w.X == x {
+		if w, ok := c.openWord(e.proof, s.sits(e.version), reply.Receipt); ok && w.X == x {
 			out = append(out, w)
 		}
 	}
