@@ -39,7 +39,7 @@ func TestChangeOfPolicyWaits(t *testing.T) {
 		ctx := context.Background()
 		_, err := p.change("new", PutOptions{})
 		w := mustWait(t, err)
-		if w.Have != 1 || w.Need != 2 || len(w.Missing) != 1 || !strings.HasPrefix(w.Missing[0], "1 more of (") || !slices.Equal(w.Words, key.Words(w.Request, 6)) || w.Expires.Sub(time.Now()) > 72*time.Hour {
+		if w.Have != 1 || w.Need != 2 || len(w.Missing) != 1 || !strings.HasPrefix(w.Missing[0], "1 more of (") || !slices.Equal(w.Words, key.Words(w.Request, 6)) || time.Until(w.Expires) > 72*time.Hour {
 			t.Fatalf("%+v", w)
 		}
 		v := p.view(t, 1, p.a, w.Request)
