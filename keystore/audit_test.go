@@ -19,10 +19,17 @@ func audited(f *fakeNet) []*fakeAudit {
 	var out []*fakeAudit
 	for _, n := range f.nodes {
 		a := &fakeAudit{}
-		n.store.cfg.Audit, n.store.cust.cfg.Audit = a, a
+		n.logs(a)
 		out = append(out, a)
 	}
 	return out
+}
+
+// logs starts the node again with this log.
+func (n *fakeNode) logs(a Auditor) {
+	n.stop()
+	n.log = a
+	n.start()
 }
 
 // find returns the entries of one kind.
@@ -180,7 +187,7 @@ func TestExchangeHeads(t *testing.T) {
 		var logs []*fakeWitness
 		for i, n := range f.nodes {
 			w := &fakeWitness{fakeAudit: &fakeAudit{}, own: []byte{byte('0' + i)}, kept: map[key.NodeID][]byte{}}
-			n.store.cfg.Audit, n.store.cust.cfg.Audit = w, w
+			n.logs(w)
 			logs = append(logs, w)
 		}
 		time.Sleep(2 * time.Second)
@@ -196,7 +203,7 @@ func TestExchangeHeads(t *testing.T) {
 		if got := logs[0].kept[f.nodes[2].store.self]; !bytes.HasPrefix(got, []byte("signed oncee2")) {
 			t.Errorf("the one that refused showed %q", got)
 		}
-		f.nodes[0].store.cfg.Audit = &fakeAudit{}
+		f.nodes[0].logs(&fakeAudit{})
 		if asked, _ := f.nodes[0].store.ExchangeHeads(context.Background()); asked != 0 {
 			t.Error("a log without heads was shown")
 		}

@@ -132,6 +132,7 @@ type fakeNode struct {
 	shelf  *mapShelf
 	seal   *seal.PrivateKey
 	audit  *fakeAudit // nil: none
+	log    Auditor    // instead of audit
 	rolled bool       // peers know more of it than its disk
 
 	store  *Store
@@ -372,6 +373,9 @@ func (n *fakeNode) start() {
 	cfg := Config{Network: netOf{n}, Shelf: n.shelf, ID: n.net.id, Node: n.key}
 	if n.audit != nil {
 		cfg.Audit = n.audit
+	}
+	if n.log != nil {
+		cfg.Audit = n.log
 	}
 	cfg.RolledBack = func() bool { return n.rolled }
 	cfg.Persons = func() []key.PersonPublic { return n.member.Persons }
