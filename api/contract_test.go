@@ -218,7 +218,7 @@ func TestDocumentHasEveryMember(t *testing.T) {
 		"Pending": apitype.Pending{}, "Request": apitype.Request{}, "Said": apitype.Said{}, "Requests": apitype.Requests{}, "Word": apitype.Word{}, "Heard": apitype.Heard{},
 		"Job": apitype.Job{}, "ReshareRequest": apitype.ReshareRequest{}, "Rehearsal": apitype.Rehearsal{}, "Approver": apitype.Approver{},
 		"Ask": apitype.Ask{}, "ReceiptRequest": apitype.ReceiptRequest{}, "Receipt": apitype.Receipt{}, "Release": apitype.Release{},
-		"KitRequest": apitype.KitRequest{}, "Kit": apitype.Kit{}, "KitNode": apitype.KitNode{}, "PersonInfo": apitype.PersonInfo{},
+		"KitRequest": apitype.KitRequest{}, "Kit": apitype.Kit{}, "KitNode": apitype.KitNode{}, "KitSecret": apitype.KitSecret{}, "PersonInfo": apitype.PersonInfo{},
 		"AuditEntry": apitype.AuditEntry{}, "AuditPage": apitype.AuditPage{}, "AuditCheck": apitype.AuditCheck{}, "AuditPeer": apitype.AuditPeer{},
 		"AuditExportCheck": apitype.AuditExportCheck{}, "Event": apitype.Event{},
 		"Persons": apitype.Persons{}, "NewPerson": apitype.NewPerson{}, "PersonExport": apitype.PersonExport{},

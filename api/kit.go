@@ -66,10 +66,10 @@ func (s *Server) kit(r *request) (answer, error) {
 	}
 	defer clear(in.Text)
 	switch {
-	case in.Act != apitype.KitMake && in.Act != apitype.KitRotate && in.Act != apitype.KitCheck && in.Act != apitype.KitErase:
-		return answer{}, unprocessable("act is make, check, erase or rotate, not %.40q", in.Act)
+	case in.Act != apitype.KitMake && in.Act != apitype.KitRotate && in.Act != apitype.KitCheck && in.Act != apitype.KitList && in.Act != apitype.KitErase:
+		return answer{}, unprocessable("act is make, check, list, erase or rotate, not %.40q", in.Act)
 	case (in.Act == apitype.KitMake || in.Act == apitype.KitRotate) != (len(in.Text) == 0):
-		return answer{}, unprocessable("check and erase take the text of a kit, make and rotate take none")
+		return answer{}, unprocessable("check, list and erase take the text of a kit, make and rotate take none")
 	case len(in.Text) > maxKitBody:
 		return answer{}, unprocessable("a kit has at most %d bytes", maxKitBody)
 	}

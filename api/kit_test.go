@@ -103,7 +103,7 @@ func TestKitOverTheAPI(t *testing.T) {
 	if string(f.text) != "the kit" || f.asked.Act != apitype.KitErase {
 		t.Errorf("asked %q with %q", f.asked.Act, f.text)
 	}
-	for _, body := range []string{`{"act":"burn"}`, `{"act":"check"}`, `{"act":"erase"}`, `{"act":"make","text":"` + b64("x") + `"}`,
+	for _, body := range []string{`{"act":"burn"}`, `{"act":"check"}`, `{"act":"list"}`, `{"act":"erase"}`, `{"act":"make","text":"` + b64("x") + `"}`,
 		`{"act":"check","text":"` + b64(strings.Repeat("x", maxKitBody+1)) + `"}`} {
 		f.asked.Act = ""
 		e.want(req{method: "POST", path: apitype.PathKit, body: body}, apitype.Unprocessable)

@@ -17,13 +17,15 @@ const (
 	// KitRotate gives the person a new recovery key; in the background every
 	// secret that names the old one gets a new generation.
 	KitRotate = "rotate"
-	KitErase  = "erase" // check it, then forget what only the kit needs to hold
+	// KitList lists what the person may recover of the owner of a kit or card.
+	KitList  = "list"
+	KitErase = "erase" // check it, then forget what only the kit needs to hold
 )
 
 // KitRequest is the body of POST /api/v1/kit.
 type KitRequest struct {
-	Act  string `json:"act"`            // make, check, erase or rotate
-	Text Bytes  `json:"text,omitempty"` // of check and erase: the kit's text as it was read back
+	Act  string `json:"act"`            // make, check, list, erase or rotate
+	Text Bytes  `json:"text,omitempty"` // of check, list and erase: the kit's text as it was read back
 }
 
 // Kit is the answer. The first four fields are set by make only; they hold
@@ -48,6 +50,20 @@ type Kit struct {
 	// code, authority. Erased is what it has just forgotten.
 	Kept   []string `json:"kept"`
 	Erased []string `json:"erased"`
+	// Secrets are what list found, by name; Silent counts the holders that did
+	// not answer.
+	Secrets []KitSecret `json:"secrets,omitempty"`
+	Silent  int         `json:"silent,omitempty"`
+}
+
+// KitSecret is a secret that a card or kit leads to. ID and Tag are what
+// [Ask] takes.
+type KitSecret struct {
+	Name   string `json:"name"`
+	ID     string `json:"id"`
+	Tag    string `json:"tag"`
+	Gen    uint64 `json:"gen"`
+	Policy string `json:"policy"` // in words
 }
 
 // KitNode is a member of the network in a kit.

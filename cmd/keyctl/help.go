@@ -128,9 +128,9 @@ are RFC 3339, ids and hashes text.
   peer info    one of these
   peer invite  ticket operator roles[] expires issuer fingerprint[]
   kit make     as kit check, and files[]; needs --text FILE
-  kit check, kit rotate
+  kit check, kit rotate, kit ls
                kind network owner name authority made nodes[node addrs[]] current
-               kept[] erased[]
+               kept[] erased[] secrets[name id tag gen policy] silent
   person ls    items[name person default recovery code]
   person new, export, import   one of these
   events       one value an event: id time kind request{} as of pending

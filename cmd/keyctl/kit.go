@@ -23,16 +23,16 @@ func (a *app) kitCommand() *cobra.Command {
 		Example: "  keyctl kit make --text kit.txt --html kit.html\n  keyctl kit check kit.txt",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
-				return usage("keyctl kit needs a verb: make, check, rotate or restore", "keyctl kit make --help")
+				return usage("keyctl kit needs a verb: make, check, ls, rotate or restore", "keyctl kit make --help")
 			}
-			return unknownWord("kit verb", args[0], []string{"make", "check", "rotate", "restore"}, "keyctl kit ")
+			return unknownWord("kit verb", args[0], []string{"make", "check", "ls", "rotate", "restore"}, "keyctl kit ")
 		},
 	}
-	cmd.AddCommand(a.kitMakeCommand(), a.kitCheckCommand(), a.kitRotateCommand(), a.kitRestoreCommand())
+	cmd.AddCommand(a.kitMakeCommand(), a.kitCheckCommand(), a.kitLsCommand(), a.kitRotateCommand(), a.kitRestoreCommand())
 	return cmd
 }
 
-type kitFlags struct{ text, html, card, as string }
+type kitFlags struct{ text, html, card, cardText, as string }
 
 const kitMakeLong = `Make writes the recovery kit of a person: what is needed to get at the secrets
 when every machine of theirs is lost. On a new machine, keynode restore uses it.
@@ -43,7 +43,9 @@ you confirm, it reads the text file back, and the node forgets the recovery code
 and the network's seed. Until then make may be repeated, and nothing is lost when
 it is cut short. Without anyone to ask, "kit check FILE --erase" is that step.
 
-A card is for approvers: the same without the recovery code.`
+A card is for approvers: the same without the recovery code. With its text, one
+whom policies name lists what may be recovered (kit ls) and takes it over when the
+owner is lost (kit restore).`
 
 func (a *app) kitMakeCommand() *cobra.Command {
 	var f kitFlags
@@ -60,6 +62,7 @@ func (a *app) kitMakeCommand() *cobra.Command {
 	fl.StringVar(&f.text, "text", "", "write the text to the new `FILE`; without it, to standard output")
 	fl.StringVar(&f.html, "html", "", "write a printable page with QR codes to the new `FILE`")
 	fl.StringVar(&f.card, "card", "", "write an approver's card, as a page, to the new `FILE`")
+	fl.StringVar(&f.cardText, "card-text", "", "write the card's text, which kit ls and restore read, to the new `FILE`")
 	fl.StringVar(&f.as, "as", "", "the kit of this `PERSON` of the node")
 	fl.SortFlags = false
 	return cmd
@@ -75,7 +78,7 @@ func (a *app) kitMake(ctx context.Context, f kitFlags) error {
 	if a.json() && f.text == "" {
 		return usage("under -o json the kit goes to a file", "keyctl kit make -o json --text FILE")
 	}
-	for _, path := range []string{f.text, f.html, f.card} {
+	for _, path := range []string{f.text, f.html, f.card, f.cardText} {
 		if path == "" {
 			continue
 		}
@@ -93,7 +96,7 @@ func (a *app) kitMake(ctx context.Context, f kitFlags) error {
 	for _, file := range []struct {
 		path string
 		data apitype.Bytes
-	}{{f.text, kit.Text}, {f.html, kit.Page}, {f.card, kit.CardPage}} {
+	}{{f.text, kit.Text}, {f.html, kit.Page}, {f.card, kit.CardPage}, {f.cardText, kit.CardText}} {
 		if file.path == "" {
 			continue
 		}
@@ -160,7 +163,7 @@ func (a *app) askKit(ctx context.Context, as string, r apitype.KitRequest, verb 
 	defer cancel()
 	kit, err := node.Kit(ctx, r)
 	if err != nil {
-		what := map[string]string{apitype.KitMake: "cannot make a kit", apitype.KitCheck: "this is no good kit", apitype.KitErase: "nothing was erased", apitype.KitRotate: "cannot make a new code"}[r.Act]
+		what := map[string]string{apitype.KitMake: "cannot make a kit", apitype.KitCheck: "this is no good kit", apitype.KitErase: "nothing was erased", apitype.KitList: "cannot list what the card leads to", apitype.KitRotate: "cannot make a new code"}[r.Act]
 		return apitype.Kit{}, apiError(what, verb, err)
 	}
 	return kit, nil

@@ -21,6 +21,9 @@ const kitNodes = 5
 // Kit implements api.Identities. A kit is given as often as it is asked for,
 // until its text was read back and erase has taken its seeds from the node.
 func (d *daemon) Kit(ctx context.Context, person string, r apitype.KitRequest) (apitype.Kit, error) {
+	if r.Act == apitype.KitList {
+		return d.listKit(ctx, person, r.Text)
+	}
 	d.persons.Lock()
 	defer d.persons.Unlock()
 	switch r.Act {

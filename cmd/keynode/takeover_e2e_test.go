@@ -3,8 +3,10 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -53,6 +55,7 @@ func TestTakeOverWithACard(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	cardLists(t, c, kit.CardText)
 	for _, i := range []int{1, 2} {
 		if err := c.signal(i, syscall.SIGKILL); err != nil {
 			t.Fatal(err)
@@ -110,4 +113,36 @@ func approveAll(t *testing.T, c *cluster, i int, done func() bool) (approved int
 		t.Fatal(err)
 	}
 	return len(said)
+}
+
+// cardLists: with a card, who is named sees what policies name them in, and
+// nobody sees more.
+func cardLists(t *testing.T, c *cluster, card []byte) {
+	t.Helper()
+	for i, want := range map[int][]string{2: {"web/db", "web/tls"}, 4: {"web/db", "web/tls"}, 5: nil} {
+		got, err := c.client(i).Kit(t.Context(), apitype.KitRequest{Act: apitype.KitList, Text: card})
+		var names []string
+		for _, s := range got.Secrets {
+			names = append(names, s.Name)
+		}
+		if err != nil || got.Silent != 0 || got.Kind != "card" || !slices.Equal(names, want) {
+			t.Errorf("node %d: %q, %d silent, %v", i, names, got.Silent, err)
+		}
+		if i != 2 || len(names) == 0 {
+			continue
+		}
+		// The tag proves the name to the other approvers.
+		var pend *client.Pending
+		s := got.Secrets[0]
+		if _, err := c.client(2).Ask(t.Context(), apitype.Ask{ID: s.ID, Name: s.Name, Tag: s.Tag, Reason: "by its card"}); !errors.As(err, &pend) {
+			t.Fatal(err)
+		}
+		k := &cli{t: t, c: c}
+		if r := k.toldOf(3, "", pend.Request); r.Name != s.Name {
+			t.Errorf("the name is not proven to the approver: %+v", r)
+		}
+		if err := c.client(2).Cancel(t.Context(), pend.Request); err != nil {
+			t.Error(err)
+		}
+	}
 }
