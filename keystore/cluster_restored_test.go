@@ -177,3 +177,23 @@ func TestRecallIsForSeats(t *testing.T) {
 		t.Errorf("a stranger: %+v", stranger)
 	}
 }
+
+// TestRecalledRefusal: what others have signed Refused for is neither promised
+// nor refused by a seat that may have done either.
+func TestRecalledRefusal(t *testing.T) {
+	s := &secretState{id: key.Hash{1}, floor: custody.Floor{Gen: 3}}
+	r := s.heardNever(key.Hash{9}, 4)
+	if r.next == nil || r.next.markOf(key.Hash{9}).State != markDead {
+		t.Fatalf("%+v", r)
+	}
+	m := &version{SignedManifest: &share.SignedManifest{Manifest: share.Manifest{Gen: 4}, Hash: key.Hash{9}}}
+	if got, ok := r.next.settling(m); !ok || got.outcome != custody.Refused || got.sign != nil {
+		t.Errorf("a PREPARE: %+v %v", got, ok)
+	}
+	if got := r.next.settleWord(holderFacts{}, settleMsg{m: m}); got.sign != nil || got.word == custody.WordRefused || got.word == custody.WordPrepared {
+		t.Errorf("a SETTLE: %+v", got)
+	}
+	if r := s.heardNever(key.Hash{9}, 3); r.next != nil {
+		t.Error("of what is there already")
+	}
+}

@@ -2,6 +2,7 @@ package keystore
 
 import (
 	"context"
+	"encoding/binary"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -182,8 +183,8 @@ func (c *custodian) recallOne(ctx context.Context, id key.Hash, extra []*version
 		if len(nodes) == 0 {
 			return enoughTold(by, c.self, told) && c.cleared(ctx, id)
 		}
-		for n, st := range c.recallAsk(ctx, id, nodes) {
-			told[n] = st == nil || c.takeRecalled(ctx, id, n, st)
+		for n, r := range c.recallAsk(ctx, id, nodes) {
+			told[n] = r == nil || c.takeRecalled(ctx, id, n, &r.State) && c.takeNever(ctx, id, n, r.Never)
 		}
 		for _, n := range nodes {
 			asked[n] = true
@@ -198,11 +199,11 @@ func (c *custodian) cleared(ctx context.Context, id key.Hash) bool {
 }
 
 // recallAsk asks nodes; nil is the word of one that has nothing.
-func (c *custodian) recallAsk(ctx context.Context, id key.Hash, nodes []key.NodeID) map[key.NodeID]*custody.State {
+func (c *custodian) recallAsk(ctx context.Context, id key.Hash, nodes []key.NodeID) map[key.NodeID]*custody.RecallReply {
 	ctx, cancel := context.WithTimeout(ctx, recallTimeout)
 	defer cancel()
 	online := c.members.get(c.cfg.Network).online
-	out := make(map[key.NodeID]*custody.State)
+	out := make(map[key.NodeID]*custody.RecallReply)
 	var mu sync.Mutex
 	var g sync.WaitGroup
 	for _, n := range nodes {
@@ -218,7 +219,7 @@ func (c *custodian) recallAsk(ctx context.Context, id key.Hash, nodes []key.Node
 			defer mu.Unlock()
 			switch reply.Outcome {
 			case custody.OK:
-				out[n] = &reply.State
+				out[n] = &reply
 			case custody.Denied:
 				out[n] = nil
 			}
@@ -259,6 +260,22 @@ func (c *custodian) takeRecalled(ctx context.Context, id key.Hash, from key.Node
 	return whole
 }
 
+// takeNever takes in that a seat has signed Refused for manifests.
+func (c *custodian) takeNever(ctx context.Context, id key.Hash, from key.NodeID, never [][]byte) bool {
+	for _, b := range never[:min(len(never), custody.MaxNever)] {
+		var h key.Hash
+		if len(b) != len(h)+8 {
+			continue
+		}
+		copy(h[:], b)
+		gen := binary.BigEndian.Uint64(b[len(h):])
+		if _, _, _, err := c.step(ctx, id, c.facts(from), func(s *secretState, f holderFacts) stepResult { return s.heardNever(h, gen) }); err != nil {
+			return false
+		}
+	}
+	return true
+}
+
 // takePromise takes in that a seat has promised a manifest.
 func (c *custodian) takePromise(ctx context.Context, id key.Hash, from key.NodeID, p custody.Pending) bool {
 	m, err := c.openManifest(p.Manifest)
@@ -292,7 +309,13 @@ func (c *custodian) recall(ctx context.Context, from key.NodeID, q *custody.Reca
 	if s.nothing() || !s.everSeat(from) {
 		return &custody.RecallReply{Outcome: custody.Denied}, nil
 	}
-	return &custody.RecallReply{Outcome: custody.OK, State: s.view(s.rowState(), c.sign)}, nil
+	reply := &custody.RecallReply{Outcome: custody.OK, State: s.view(s.rowState(), c.sign)}
+	for _, k := range s.liveMarks() {
+		if k.State != markNone && len(reply.Never) < custody.MaxNever {
+			reply.Never = append(reply.Never, append(k.Hash[:], key.U64(k.Gen)...))
+		}
+	}
+	return reply, nil
 }
 
 // Recalling is how many secrets here wait for other seats to tell what this

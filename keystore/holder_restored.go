@@ -68,6 +68,20 @@ func (s *secretState) forgetHeard(h key.Hash) *secretState {
 	return next
 }
 
+// heardNever takes in that another seat has signed Refused for a manifest. This
+// seat may have too, so that it promises it no more; nor does it sign Refused,
+// since it may have promised it.
+func (s *secretState) heardNever(h key.Hash, gen uint64) stepResult {
+	if gen <= s.top() || s.nothing() || s.markOf(h) != nil || s.find(h) != nil {
+		return stepResult{outcome: custody.OK}
+	}
+	next := s.clone()
+	if !next.setMark(mark{Hash: h, Gen: gen, State: markDead}) {
+		return refuse(custody.Refused, "%d manifests are refused here", maxMarks)
+	}
+	return stepResult{next: next, outcome: custody.OK}
+}
+
 // shown are the manifests that came with a PREPARE.
 func (p prepareMsg) shown() []*version {
 	out := []*version{p.m}

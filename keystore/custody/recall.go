@@ -17,4 +17,10 @@ type RecallReply struct {
 	key.Head
 	Outcome uint8 `cbor:"1,keyasint"`
 	State   State `cbor:"2,keyasint"`
+	// Never are manifests that this seat has signed Refused for, or knows to be
+	// dead: the asking node may have signed so too.
+	Never [][]byte `cbor:"3,keyasint,omitempty"` // each H(manifest) || u64(generation)
 }
+
+// MaxNever is how many of them there are at most.
+const MaxNever = 16
