@@ -225,9 +225,18 @@ func (c *custodian) decide(ctx context.Context, a arrival, known key.Hash) (*sto
 	if cur := d.state.current(); cur == nil || cur.Hash != known || outcome == custody.Refused {
 		reply.State = d.state.brief(d.state.rowState()) // a refusal too says whether something is newer
 	}
+	if cur := d.state.current(); cur != nil {
+		reply.Reassigns = d.state.moveBytes(cur.version)
+		if outcome == custody.Refused && e == nil && d.state.movedAway(cur.version, c.self) {
+			reply.Outcome = custody.Moved
+		}
+	}
 	reply.Progress = d.progress // with a release too: its words go into the receipt
 	if outcome == custody.OK {
 		return e, d, reply, nil
+	}
+	if reply.Outcome == custody.Moved {
+		return nil, d, reply, nil // no refusal: another node has the row
 	}
 	if outcome == custody.Wait {
 		reply.Seconds = d.progress.Wait

@@ -6,6 +6,7 @@ import (
 
 	"keymesh/crypto/key"
 	"keymesh/crypto/share"
+	"keymesh/keystore/custody"
 )
 
 // openMoves verifies Reassigns of v that came along.
@@ -34,7 +35,39 @@ func (c *custodian) takeMoves(ctx context.Context, f holderFacts, id key.Hash, m
 		if r.next != nil {
 			c.passing.add(r.next, c.self)
 			c.healing.look(id, 0)
+			who := "its owner"
+			if !m.ByOwner {
+				who = "a quorum of its seats"
+			}
+			c.note(ctx, AuditRecord{Kind: "reassign", ID: id, Node: m.New, Detail: fmt.Sprintf("seat %d was given to this node by %s", m.X, who)})
 		}
 	}
 	return nil
+}
+
+// reassigned serves REASSIGN: a COMMIT whose sender waits for the seats to be
+// whole. What is missing here is repaired at once.
+func (c *custodian) reassigned(ctx context.Context, from key.NodeID, q *custody.Commit) (key.Body, error) {
+	out, err := c.commit(ctx, from, q)
+	if err != nil {
+		return nil, err
+	}
+	reply := out.(*custody.CommitReply)
+	o, err := key.DecodeObject(q.Manifest)
+	if err != nil {
+		return reply, nil
+	}
+	var m share.Manifest
+	if key.Unmarshal(o.Body, &m) != nil {
+		return reply, nil
+	}
+	s, err := c.peek(ctx, m.ID)
+	if err != nil {
+		return reply, ctx.Err()
+	}
+	if cur := s.current(); cur != nil {
+		c.healing.look(m.ID, 0)
+		reply.Reassigns = s.moveBytes(cur.version)
+	}
+	return reply, nil
 }

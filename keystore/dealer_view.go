@@ -18,6 +18,7 @@ type certified struct {
 	m      *share.SignedManifest
 	cert   []byte                  // encoded CommitCert
 	before []*share.SignedManifest // what the certificate was verified against
+	moves  [][]byte                // Reassigns that this node's own seat has
 }
 
 func (c *certified) beforeBytes() [][]byte {
@@ -93,6 +94,7 @@ func (v *view) add(c *certified) {
 	for _, b := range c.before {
 		v.learn(b)
 	}
+	_ = v.learnMoves(c.m.Hash, c.moves) // verified when they came
 	v.judge()
 }
 

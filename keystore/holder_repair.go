@@ -59,6 +59,12 @@ func (s *secretState) hadSeat(v *version, x uint8, node key.NodeID) bool {
 	return slices.ContainsFunc(s.moves, func(m *move) bool { return m.Manifest == v.Hash && m.X == x && m.Old == node })
 }
 
+// movedAway reports whether the node had a seat of the version and has none now.
+func (s *secretState) movedAway(v *version, node key.NodeID) bool {
+	seat := v.SeatOf(node)
+	return s.seatAt(v, node) == 0 && (seat != nil || slices.ContainsFunc(s.moves, func(m *move) bool { return m.Manifest == v.Hash && m.New == node }))
+}
+
 // lacking is the version whose row this node should have and has not, with its
 // seat; nil: there is none. Whether a row that is here is whole is for the
 // caller to see.

@@ -81,7 +81,7 @@ type reading struct {
 	kept    *ask // when the request is journaled
 	names   []custody.NameBox
 	words   []*heardWord
-	use     *share.SignedManifest
+	use     *share.SignedManifest // with the nodes that hold its seats now
 	seats   map[key.NodeID]*seatRead
 	ct      []byte
 	ctFrom  key.NodeID
@@ -120,7 +120,7 @@ func (g *reading) run(ctx context.Context) (Recovered, error) {
 		if next == nil {
 			return g.join()
 		}
-		g.use = next.m
+		g.use = g.view.placed(next.m)
 	}
 	return Recovered{}, &QuorumError{Op: "get, overtaken by one write after another,", Need: int(g.use.K), Seats: g.states()}
 }
@@ -149,7 +149,7 @@ func (g *reading) choose(ctx context.Context) error {
 		g.s.atHand(ctx, g.view)
 		best, fork := g.view.latest()
 		if best != nil && fork == nil && g.fresh(best) && !(g.canFork(best) && g.s.known.look(g.h.id)) {
-			g.use = best.m
+			g.use = g.view.placed(best.m)
 			return nil
 		}
 	}
@@ -197,7 +197,7 @@ func (g *reading) ask(ctx context.Context) error {
 	if err := g.notBehind(l, best); err != nil {
 		return err
 	}
-	g.use = best.m
+	g.use = g.view.placed(best.m)
 	g.s.remember(best, false)
 	g.s.known.look(g.h.id)
 	return nil
@@ -291,7 +291,7 @@ func (g *reading) byHash(l *located) error {
 	if m == nil || g.o.Gen != 0 && m.Gen != g.o.Gen {
 		return g.notThere(l, nil)
 	}
-	g.use = m
+	g.use = g.view.placed(m)
 	return nil
 }
 
@@ -308,7 +308,7 @@ func (g *reading) byGen(l *located, best *certified) error {
 	most := 0
 	for hash, n := range votes {
 		if m := g.view.byHash[hash]; n > most && !g.view.deleted(m.Gen) {
-			most, g.use = n, m
+			most, g.use = n, g.view.placed(m)
 		}
 	}
 	switch {
@@ -390,5 +390,6 @@ type rowReply struct {
 	rows    map[epochKey]gotRow
 	held    *custody.Progress
 	payload []byte
-	lie     string // why the answer is dropped
+	moves   [][]byte // Reassigns of the manifest in force there
+	lie     string   // why the answer is dropped
 }

@@ -192,9 +192,11 @@ func (o *opening) row(r custody.EpochRow) (of key.Hash, k epochKey, row []byte, 
 // the newest.
 func (g *reading) group() (best epochKey, rows int) {
 	count := make(map[epochKey]int)
-	for _, r := range g.seats {
-		for k := range r.rows {
-			count[k]++
+	for _, seat := range g.use.Seats {
+		if r := g.seats[seat.Node]; r != nil {
+			for k := range r.rows {
+				count[k]++
+			}
 		}
 	}
 	for _, k := range slices.SortedFunc(maps.Keys(count), newestFirst) {

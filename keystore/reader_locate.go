@@ -174,5 +174,5 @@ func (s *Store) seatHere(ctx context.Context, id key.Hash) *certified {
 		return nil
 	}
 	c := h.current()
-	return &certified{m: c.SignedManifest, cert: c.cert, before: signedOf(c.before)}
+	return &certified{m: c.SignedManifest, cert: c.cert, before: signedOf(c.before), moves: h.moveBytes(c.version)}
 }

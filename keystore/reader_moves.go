@@ -35,10 +35,7 @@ func (v *view) learnMoves(manifest key.Hash, list [][]byte) error {
 
 // placement is who holds the seats of m, as far as is known here.
 func (v *view) placement(m *share.SignedManifest) *share.Placement {
-	if orig := v.byHash[m.Hash]; orig != nil {
-		m = orig // not one with other nodes in it
-	}
-	p := share.NewPlacement(m)
+	p := share.NewPlacement(v.named(m))
 	for _, r := range v.moves[m.Hash] {
 		_, _ = p.Add(r) // of two that contradict one another one is refused
 	}
@@ -48,6 +45,14 @@ func (v *view) placement(m *share.SignedManifest) *share.Placement {
 // placed is m with the nodes that hold its seats now: for finding rows.
 // Certificates and words that nothing is newer are judged by m itself.
 func (v *view) placed(m *share.SignedManifest) *share.SignedManifest { return v.placement(m).Placed() }
+
+// named is m with the nodes that it names itself.
+func (v *view) named(m *share.SignedManifest) *share.SignedManifest {
+	if orig := v.byHash[m.Hash]; orig != nil {
+		return orig
+	}
+	return m
+}
 
 // suspect notes which seats a holder suspects.
 func (v *view) suspect(from key.NodeID, manifest key.Hash, xs []byte) {

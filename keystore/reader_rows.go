@@ -29,15 +29,15 @@ func (g *reading) collect(ctx context.Context) (*certified, error) {
 	g.seats = make(map[key.NodeID]*seatRead, g.use.N())
 	g.ct, g.need = nil, g.wordsNeeded()
 	var order []key.NodeID
-	for _, seat := range g.use.Seats {
-		g.seats[seat.Node] = &seatRead{state: "missing"}
-		if g.roster[seat.Node].Revoked {
-			g.seats[seat.Node].why = "revoked"
+	for _, id := range g.asked() {
+		g.seats[id] = &seatRead{state: "missing"}
+		if g.roster[id].Revoked {
+			g.seats[id].why = "revoked"
 		}
-		order = append(order, seat.Node)
+		order = append(order, id)
 	}
 	order = g.s.fastest(order, g.roster)
-	c := &collecting{g: g, order: order, answers: make(chan rowAnswer, 2*len(order))}
+	c := &collecting{g: g, order: order, answers: make(chan rowAnswer, 2*(2*share.MaxSeats+share.MaxReassigns))}
 	defer g.s.reads.Add(-1)
 	c.start(ctx, max(int(g.use.K), g.need)+btoi(g.s.reads.Add(1) <= fewReads))
 	t := time.NewTimer(hedge)
@@ -53,6 +53,7 @@ func (g *reading) collect(ctx context.Context) (*certified, error) {
 			if next := g.take(a.node, a.reply, a.err); next != nil {
 				return g.push(next)
 			}
+			c.moved()
 			c.follow(ctx)
 		case <-t.C:
 			c.start(ctx, len(order))
@@ -61,6 +62,35 @@ func (g *reading) collect(ctx context.Context) (*certified, error) {
 		}
 	}
 	return nil, nil
+}
+
+// asked are the nodes that hold the seats of the manifest in use, and those that
+// it names and that held one: their words that nothing is newer count.
+func (g *reading) asked() []key.NodeID {
+	var out []key.NodeID
+	for _, m := range []*share.SignedManifest{g.use, g.view.named(g.use)} {
+		for _, seat := range m.Seats {
+			if !slices.Contains(out, seat.Node) {
+				out = append(out, seat.Node)
+			}
+		}
+	}
+	return out
+}
+
+// moved adds nodes that seats were given to, as an answer showed.
+func (c *collecting) moved() {
+	g := c.g
+	if len(g.view.moves[g.use.Hash]) == 0 {
+		return
+	}
+	g.use = g.view.placed(g.use)
+	for _, seat := range g.use.Seats {
+		if g.seats[seat.Node] == nil {
+			g.seats[seat.Node] = &seatRead{state: "missing"}
+			c.order = append(c.order, seat.Node)
+		}
+	}
 }
 
 type rowAnswer struct {
@@ -190,9 +220,12 @@ func (g *reading) complete() bool {
 	return g.ct != nil && rows >= int(g.use.K) && current >= g.need
 }
 
+// counts are the seats whose row is here, and the nodes that the manifest names
+// that say that nothing is newer: a node that was given a seat later may not
+// have been told.
 func (g *reading) counts() (rows, current int) {
-	for _, r := range g.seats {
-		current += btoi(r.current)
+	for _, seat := range g.view.named(g.use).Seats {
+		current += btoi(g.seats[seat.Node] != nil && g.seats[seat.Node].current)
 	}
 	_, rows = g.group()
 	return rows, current
@@ -215,6 +248,10 @@ func (g *reading) take(id key.NodeID, a *rowReply, err error) *certified {
 			g.lie(id, "shows what does not verify: "+reason(err))
 			return nil
 		}
+	}
+	if err := g.view.learnMoves(g.use.Hash, a.moves); err != nil {
+		g.lie(id, "shows what does not verify: "+reason(err))
+		return nil
 	}
 	if a.lie != "" {
 		g.lie(id, a.lie)
@@ -292,7 +329,8 @@ func (g *reading) fewer(ctx context.Context) (*certified, error) {
 		if err := g.ask(ctx); err != nil {
 			return nil, err
 		}
-		if best, _ := g.view.latest(); best != nil && g.use.Hash != states.Hash {
+		moved := !slices.Equal(g.use.Seats, states.Seats)
+		if best, _ := g.view.latest(); best != nil && (g.use.Hash != states.Hash || moved && g.latest()) {
 			return best, nil
 		}
 		g.use, g.seats = states, seats
@@ -392,7 +430,7 @@ func (s *Store) askRow(ctx context.Context, o *opening, moves []*share.SignedRea
 	if err := s.callWithin(ctx, patience, o.node, custody.VerbRecover, key.Marshal(msg), reply); err != nil {
 		return nil, err
 	}
-	out := &rowReply{outcome: reply.Outcome, seconds: reply.Seconds, why: reply.Why, held: reply.Progress}
+	out := &rowReply{outcome: reply.Outcome, seconds: reply.Seconds, why: reply.Why, held: reply.Progress, moves: reply.Reassigns}
 	if stated(&reply.State) {
 		out.state = &reply.State
 	}
@@ -421,7 +459,7 @@ func (s *Store) ownRow(ctx context.Context, use *share.SignedManifest, req *shar
 	if err != nil {
 		return nil, err
 	}
-	out := &rowReply{outcome: reply.Outcome, seconds: reply.Seconds, why: reply.Why, held: reply.Progress}
+	out := &rowReply{outcome: reply.Outcome, seconds: reply.Seconds, why: reply.Why, held: reply.Progress, moves: reply.Reassigns}
 	if stated(&reply.State) {
 		out.state = &reply.State
 	}

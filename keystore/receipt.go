@@ -24,7 +24,7 @@ func (g *reading) receipt(used []key.NodeID, of epochKey) []byte {
 	for _, id := range used {
 		releases = append(releases, g.seats[id].rows[of].release)
 	}
-	b := share.PackBundle(g.s.cfg.ID, g.use, g.request, approvals, releases)
+	b := share.PackBundle(g.s.cfg.ID, g.use, g.request, approvals, releases, g.view.placement(g.use).Moves()...)
 	if g.kept == nil {
 		return b // the requester's own word is enough
 	}

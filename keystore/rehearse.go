@@ -45,7 +45,7 @@ func (s *Store) Rehearse(ctx context.Context, p Person, name string) (Rehearsal,
 		if next == nil {
 			break
 		}
-		g.use, g.roster = next.m, s.roster()
+		g.use, g.roster = g.view.placed(next.m), s.roster()
 	}
 	return r.result(name), nil
 }

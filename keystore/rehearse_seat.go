@@ -44,6 +44,9 @@ func (c *custodian) rehearse(ctx context.Context, from key.NodeID, q *custody.Re
 	if cur := s.current(); cur == nil || cur.Hash != q.Known {
 		reply.State = s.brief(s.rowState())
 	}
+	if cur := s.current(); cur != nil {
+		reply.Reassigns = s.moveBytes(cur.version)
+	}
 	e, why := s.wanted(r)
 	if e == nil {
 		reply.Outcome, reply.Why = custody.Refused, bounded(why)

@@ -168,7 +168,7 @@ func TestRepairRefused(t *testing.T) {
 			"the helper's own":        {f.nodes[1], edit(func(q *custody.Repair) { q.X = x(0) }), true},
 			"its own to itself":       {helper, edit(func(q *custody.Repair) { q.X = x(0) }), true},
 			"a stranger":              {f.nodes[5], good, true},
-			"a stranger's ciphertext": {f.nodes[5], edit(func(q *custody.Repair) { q.Payload = true }), false}, // the same entry
+			"a stranger's ciphertext": {f.nodes[5], edit(func(q *custody.Repair) { q.Payload, q.X = true, x(2) }), true},
 			"another epoch":           {f.nodes[1], edit(func(q *custody.Repair) { q.Epoch = 1 }), false},
 			"another manifest":        {f.nodes[1], edit(func(q *custody.Repair) { q.Manifest[1] ^= 1 }), false},
 			"another secret":          {f.nodes[1], edit(func(q *custody.Repair) { q.ID[1] ^= 1 }), false},

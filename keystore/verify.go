@@ -73,7 +73,7 @@ func (s *Store) proofs(ctx context.Context, p Person, h *secret) (*rehearsing, e
 		if next == nil {
 			break
 		}
-		g.use, g.roster = next.m, s.roster()
+		g.use, g.roster = g.view.placed(next.m), s.roster()
 	}
 	return r, nil
 }

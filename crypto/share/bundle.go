@@ -2,6 +2,7 @@ package share
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -28,6 +29,8 @@ type BundleBody struct {
 	Request   []byte        `cbor:"3,keyasint"`
 	Approvals [][]byte      `cbor:"4,keyasint"` // ascending by person
 	Releases  [][]byte      `cbor:"5,keyasint"` // k of them, ascending by x
+	// Reassigns are those of the seats in Releases, ascending by x and seq.
+	Reassigns [][]byte `cbor:"6,keyasint,omitempty"`
 }
 
 // Bundle is a receipt whose every part was verified: this person asked for this
@@ -43,9 +46,17 @@ type Bundle struct {
 }
 
 // PackBundle puts a receipt together of parts that were verified before, which
-// may come in any order. It verifies nothing: see [OpenBundle].
-func PackBundle(net key.NetworkID, m *SignedManifest, r *SignedRequest, approvals, releases [][]byte) []byte {
+// may come in any order. Of moves those of seats among
+// the releases are taken. It verifies nothing: see [OpenBundle].
+func PackBundle(net key.NetworkID, m *SignedManifest, r *SignedRequest, approvals, releases [][]byte, moves ...*SignedReassign) []byte {
 	b := &BundleBody{Network: net, Manifest: m.Bytes(), Request: r.Object.Encode()}
+	moves = slices.Clone(moves)
+	slices.SortFunc(moves, func(x, y *SignedReassign) int { return cmp.Or(int(x.X)-int(y.X), int(x.Seq)-int(y.Seq)) })
+	for _, mv := range moves {
+		if slices.ContainsFunc(releases, func(raw []byte) bool { return seatOf(raw) == mv.X }) {
+			b.Reassigns = append(b.Reassigns, mv.Bytes())
+		}
+	}
 	b.Approvals, b.Releases = slices.Clone(approvals), slices.Clone(releases)
 	slices.SortFunc(b.Approvals, func(x, y []byte) int {
 		p, q := signerOf(x), signerOf(y)
@@ -126,7 +137,11 @@ func OpenBundle(net key.NetworkID, b []byte) (*Bundle, error) {
 	if err := out.openApprovals(body.Approvals); err != nil {
 		return nil, err
 	}
-	if err := out.openReleases(body.Releases); err != nil {
+	place, err := out.openReassigns(body.Reassigns)
+	if err != nil {
+		return nil, err
+	}
+	if err := out.openReleases(place, body.Releases); err != nil {
 		return nil, err
 	}
 	return out, nil
@@ -151,27 +166,50 @@ func (b *Bundle) openApprovals(list [][]byte) error {
 	return nil
 }
 
-func (b *Bundle) openReleases(list [][]byte) error {
+func (b *Bundle) openReassigns(list [][]byte) (*Placement, error) {
+	place := NewPlacement(b.Manifest)
+	var last *SignedReassign
+	for _, raw := range list {
+		r, err := OpenReassign(b.Network, raw, b.Manifest)
+		if err != nil {
+			return nil, fmt.Errorf("%w: a reassignment: %w", ErrBundle, err)
+		}
+		if _, err := place.Add(r); err != nil || last != nil && (r.X < last.X || r.X == last.X && r.Seq <= last.Seq) {
+			return nil, fmt.Errorf("%w: a reassignment that is not the next of its seat", ErrBundle)
+		}
+		last = r
+	}
+	return place, nil
+}
+
+func (b *Bundle) openReleases(place *Placement, list [][]byte) error {
 	if len(list) != int(b.Manifest.K) {
 		return fmt.Errorf("%w: %d releases where %d make a recovery", ErrBundle, len(list), b.Manifest.K)
 	}
 	last := uint8(0)
+	needed := 0
 	for _, raw := range list {
 		r, err := OpenRelease(b.Network, raw)
 		if err != nil {
 			return fmt.Errorf("%w: a release: %w", ErrBundle, err)
 		}
-		seat := b.Manifest.SeatOf(r.Node)
+		x := place.SeatOf(r.Node)
 		switch {
 		case r.Request != b.Request.Hash || r.Manifest != b.Manifest.Hash:
 			return fmt.Errorf("%w: a release to another request or of another manifest", ErrBundle)
-		case seat == nil || seat.X != r.X || r.X <= last:
+		case x == 0 || x != r.X || r.X <= last:
 			return fmt.Errorf("%w: a release of no seat, two of one, or out of order", ErrBundle)
 		case len(b.Releases) > 0 && b.Releases[0].Epoch != r.Epoch:
 			return fmt.Errorf("%w: rows of two epochs", ErrBundle)
 		}
+		if m := place.Last(r.X); m != nil {
+			needed += int(m.Seq)
+		}
 		last = r.X
 		b.Releases = append(b.Releases, r)
+	}
+	if needed != len(place.Moves()) {
+		return fmt.Errorf("%w: a reassignment of no seat in it", ErrBundle)
 	}
 	return nil
 }

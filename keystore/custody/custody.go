@@ -24,7 +24,7 @@ const (
 	VerbApprove  uint64 = 41
 	VerbAudit    uint64 = 42
 	VerbRepair   uint64 = 43
-	VerbReassign uint64 = 44 // reserved
+	VerbReassign uint64 = 44 // a Commit with Reassigns: repair what is missing at once
 	VerbPass     uint64 = 45
 	VerbHead     uint64 = 46
 	VerbRecall   uint64 = 51
@@ -119,6 +119,9 @@ type CommitReply struct {
 	Why     string `cbor:"4,keyasint"`
 	// PrevGone says that this node no longer holds prev's row except as history.
 	PrevGone bool `cbor:"5,keyasint"`
+	// Reassigns are those of the manifest that this holder has: whoever sees one
+	// that is not the one it sent was too late.
+	Reassigns [][]byte `cbor:"6,keyasint,omitempty"`
 }
 
 // State is what a holder has of one secret.
