@@ -250,6 +250,11 @@ func (c *custodian) commit(ctx context.Context, from key.NodeID, q *custody.Comm
 	}
 	if r.next != nil {
 		c.passing.add(r.next, c.self)
+		for _, node := range r.also {
+			if node != c.self {
+				c.passing.tell(r.next, node)
+			}
+		}
 	}
 	if r.outcome == custody.Refused {
 		c.healing.look(cert.of.ID, healFirst)

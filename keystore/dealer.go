@@ -271,7 +271,7 @@ func (d *dealing) deal(ctx context.Context) (*write, error) {
 func (d *dealing) where(best *certified) (*placing, *placed, error) {
 	var prev *share.Manifest
 	if best != nil {
-		prev = &best.m.Manifest
+		prev = &d.view.placed(best.m).Manifest // those who hold the seats now keep them
 	}
 	shape, err := d.o.choose(d.roster, prev)
 	if err != nil {

@@ -168,6 +168,7 @@ type stepResult struct {
 	gen      uint64 // of the manifest that came: who brings something new may see what is there
 	sign     *promise
 	ack      *share.EpochAck // to be signed like sign
+	also     []key.NodeID    // held seats of what was in force before by Reassigns
 }
 
 func refuse(outcome uint8, format string, a ...any) stepResult {

@@ -74,6 +74,18 @@ func (s *secretState) targetsOf(e *stored, self key.NodeID) []key.NodeID {
 	return out
 }
 
+// movedTo are the nodes that Reassigns gave seats which are void in next: nobody
+// else may tell them of what came after.
+func (s *secretState) movedTo(next *secretState) []key.NodeID {
+	var out []key.NodeID
+	for _, m := range s.moves {
+		if c := next.current(); c == nil || c.Hash != m.Manifest {
+			out = append(out, m.New)
+		}
+	}
+	return out
+}
+
 // moveBytes are the Reassigns of a version as they are shown to others.
 func (s *secretState) moveBytes(v *version) [][]byte {
 	var out [][]byte

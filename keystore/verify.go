@@ -96,6 +96,9 @@ func (r *rehearsing) verified(name string) *Verified {
 	return out
 }
 
+// epoch is the epoch of the seats that show the version in use.
+func (r *rehearsing) epoch() uint32 { return 0 }
+
 // payload is what proven seats with the right ciphertext show: the tag that
 // this node makes itself when it has it, else the one that most show.
 func (r *rehearsing) payload(proven map[key.NodeID]bool) key.Hash {

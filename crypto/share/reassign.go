@@ -220,6 +220,12 @@ func (p *Placement) SeatOf(node key.NodeID) uint8 {
 	return 0
 }
 
+// Had reports whether the node has or had a seat other than x: it cannot be given
+// x.
+func (p *Placement) Had(node key.NodeID, x uint8) bool {
+	return slices.ContainsFunc(p.m.Seats, func(s Seat) bool { return s.X != x && p.held(node, s.X) })
+}
+
 // held reports whether the node holds the seat or did before.
 func (p *Placement) held(node key.NodeID, x uint8) bool {
 	if s := p.m.SeatAt(x); s != nil && s.Node == node {
@@ -300,10 +306,8 @@ func (p *Placement) next(r *SignedReassign) error {
 	case len(p.moves) >= MaxReassigns:
 		return fmt.Errorf("%w: more than %d of one manifest", ErrReassign, MaxReassigns)
 	}
-	for _, s := range p.m.Seats {
-		if s.X != r.X && p.held(r.New, s.X) {
-			return fmt.Errorf("%w: the node has or had seat %d", ErrReassign, s.X)
-		}
+	if p.Had(r.New, r.X) {
+		return fmt.Errorf("%w: the node has or had another seat", ErrReassign)
 	}
 	if r.ByOwner {
 		return nil
