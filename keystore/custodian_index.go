@@ -19,6 +19,7 @@ type summary struct {
 	listed   bool               // worth an item of a LIST
 	floor    key.Hash           // the certificate that is here
 	tomb     key.Hash           // the tombstone that was put last
+	moves    []key.Hash         // Reassigns of what is there
 	expires  uint64             // the earliest of the rows here; 0: never
 	age      uint64             // when the committed row came into force; 0: there is none
 	charges  []charge
@@ -35,6 +36,11 @@ func summaryOf(r *stateRecord) summary {
 	s := summary{
 		present: true, owner: r.Owner, operator: r.Operator, parties: r.Parties, floor: r.Floor.Manifest,
 		listed: len(r.Committed)+len(r.Kept)+len(r.Tombs) > 0,
+	}
+	if r.Reassign != nil {
+		for _, m := range r.Reassign.Moves {
+			s.moves = append(s.moves, m.Hash)
+		}
 	}
 	if n := len(r.Tombs); n > 0 {
 		s.tomb = r.Tombs[n-1].Hash
@@ -94,8 +100,9 @@ type index struct {
 	limits Limits
 
 	mu      sync.Mutex
-	floors  map[key.Hash]key.Hash // id -> H(manifest) of what is there
-	tombs   map[key.Hash]key.Hash // id -> H(tombstone)
+	floors  map[key.Hash]key.Hash   // id -> H(manifest) of what is there
+	tombs   map[key.Hash]key.Hash   // id -> H(tombstone)
+	moves   map[key.Hash][]key.Hash // id -> H(reassign) of those in it
 	expires map[key.Hash]uint64
 	ages    map[key.Hash]uint64
 	lists   map[listKey]*idList
@@ -104,7 +111,7 @@ type index struct {
 
 func newIndex(l Limits) *index {
 	return &index{
-		limits: l, floors: map[key.Hash]key.Hash{}, tombs: map[key.Hash]key.Hash{},
+		limits: l, floors: map[key.Hash]key.Hash{}, tombs: map[key.Hash]key.Hash{}, moves: map[key.Hash][]key.Hash{},
 		expires: map[key.Hash]uint64{}, ages: map[key.Hash]uint64{}, lists: map[listKey]*idList{}, used: map[payer]usage{},
 	}
 }
@@ -116,6 +123,7 @@ func (x *index) replace(id key.Hash, was, now summary) {
 	set(x.floors, id, now.floor, now.floor.IsZero())
 	set(x.tombs, id, now.tomb, now.tomb.IsZero())
 	set(x.expires, id, now.expires, now.expires == 0)
+	set(x.moves, id, now.moves, len(now.moves) == 0)
 	set(x.ages, id, now.age, now.age == 0)
 	if was.listed != now.listed || was.owner != now.owner || !slices.Equal(was.parties, now.parties) {
 		x.unlist(id, was)
@@ -184,7 +192,7 @@ func (x *index) charge(operator string, owner key.PersonPublic, d usage) {
 func (x *index) has(id, h key.Hash) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return !h.IsZero() && (x.floors[id] == h || x.tombs[id] == h)
+	return !h.IsZero() && (x.floors[id] == h || x.tombs[id] == h || slices.Contains(x.moves[id], h))
 }
 
 // expired returns the secrets with a row that expired at or before t.

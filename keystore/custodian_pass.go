@@ -36,6 +36,7 @@ type passKey struct {
 	tomb    key.Hash // H(tombstone), or zero
 	word    key.Hash // H(approval), or zero
 	request key.Hash // that the word is on
+	move    key.Hash // H(reassign), or zero
 }
 
 type passItem struct {
@@ -69,6 +70,9 @@ func (p *passing) add(s *secretState, self key.NodeID) {
 		return
 	}
 	p.put(passKey{id: s.id}, c.Hash, s.targetsOf(c, self))
+	for _, m := range s.moves {
+		p.putNew(passKey{id: s.id, move: m.Hash}, m.Hash, s.targetsOf(c, self))
+	}
 }
 
 // tell notes the certificate in force for one more node.
@@ -337,7 +341,8 @@ func (c *custodian) passFull(ctx context.Context, node key.NodeID, d passDue) bo
 		return c.passWord(ctx, node, d)
 	}
 	e := s.current()
-	if e == nil || e.Hash != d.hash {
+	moved := slices.ContainsFunc(s.moves, func(m *move) bool { return m.Hash == d.move })
+	if e == nil || e.Hash != d.hash && !moved {
 		return true
 	}
 	q := &custody.Commit{Manifest: e.Bytes(), Cert: e.cert, Before: bytesOf(e.before), Reassigns: s.moveBytes(e.version)}

@@ -195,7 +195,7 @@ func (c *custodian) healOne(ctx context.Context, id key.Hash) healOutcome {
 	if e.row && e.refresh != nil && e.refresh.ahead != nil {
 		return c.catchUp(ctx, s, e)
 	}
-	seat := e.asSeat(x)
+	seat := e.asSeat(x, nil)
 	row, payload := e.row && c.hasRow(seat), e.row && c.hasPayload(seat)
 	if row && payload {
 		return healOver
@@ -223,13 +223,13 @@ func (c *custodian) hasPayload(e *stored) bool {
 
 // repairSeat gets the row, and the ciphertext where it is missing, and commits.
 func (c *custodian) repairSeat(ctx context.Context, s *secretState, e *stored, x uint8, payload bool) healOutcome {
-	row, liars, err := c.fetchRow(ctx, s, e, x)
+	seat, row, liars, err := c.fetchRow(ctx, s, e.asSeat(x, e.proof))
 	if err != nil {
 		c.log.Warn("a seat cannot be repaired now", "secret", e.ID.String()[:8], "err", err)
 		return healAgain
 	}
 	defer clear(row)
-	msg := healMsg{manifest: e.Hash, epoch: e.epoch, x: x, row: row}
+	msg := healMsg{manifest: e.Hash, epoch: e.epoch, proof: seat.proof, x: x, row: row}
 	if payload {
 		if msg.payload = c.fetchPayload(ctx, s, e, x); msg.payload == nil {
 			return healAgain
@@ -263,28 +263,40 @@ type repairAnswer struct {
 }
 
 // fetchRow asks the holders of the other seats for their values and rebuilds the
-// row of seat x of e. Whoever sent a wrong one is returned and suspect from then
-// on.
-func (c *custodian) fetchRow(ctx context.Context, s *secretState, e *stored, x uint8) ([]byte, []key.NodeID, error) {
+// row of the seat, of the epoch that most have gone on to if that is a later one.
+// Whoever sent a wrong value is returned and suspect from then on.
+func (c *custodian) fetchRow(ctx context.Context, s *secretState, seat *stored) (*stored, []byte, []key.NodeID, error) {
+	for {
+		var got values
+		c.askHelpers(ctx, s, seat, &got)
+		row, liars, err := c.rebuilt(ctx, seat, &got)
+		got.erase()
+		if err == nil || got.ahead == nil {
+			return seat, row, liars, err
+		}
+		seat = seat.asSeat(seat.x, got.ahead) // higher each time
+	}
+}
+
+// askHelpers asks all at once. It waits for all while too few values are here,
+// and then a little longer.
+func (c *custodian) askHelpers(ctx context.Context, s *secretState, e *stored, got *values) {
 	ctx, cancel := context.WithTimeout(ctx, passTimeout)
-	defer cancel()
 	seats := s.placement(e.version).Seats()
 	answers := make(chan repairAnswer, len(seats))
 	asked := 0
 	online := c.members.get(c.cfg.Network).online
 	for _, seat := range seats {
-		if seat.X == x || seat.Node == c.self || !online[seat.Node] {
+		if seat.X == e.x || seat.Node == c.self || !online[seat.Node] {
 			continue
 		}
 		asked++
 		go func() {
 			a := repairAnswer{x: seat.X, node: seat.Node}
-			a.err = c.call(ctx, seat.Node, custody.VerbRepair, &custody.Repair{ID: e.ID, Manifest: e.Hash, Epoch: e.epoch, X: x}, &a.reply)
+			a.err = c.call(ctx, seat.Node, custody.VerbRepair, &custody.Repair{ID: e.ID, Manifest: e.Hash, Epoch: e.epoch, X: e.x}, &a.reply)
 			answers <- a
 		}()
 	}
-	var got values
-	defer got.erase()
 	defer func() { // every goroutine ends with this call
 		cancel()
 		for ; asked > 0; asked-- {
@@ -296,15 +308,14 @@ func (c *custodian) fetchRow(ctx context.Context, s *secretState, e *stored, x u
 		select {
 		case a := <-answers:
 			asked--
-			c.hear(ctx, e, a, &got)
+			c.hear(ctx, s, e, a, got)
 		case <-late:
-			return c.rebuilt(ctx, e, x, &got)
+			return
 		}
-		if late == nil && len(got.xs) >= int(e.K) {
+		if late == nil && len(got.xs) >= int(e.W) {
 			late = time.After(healStraggler)
 		}
 	}
-	return c.rebuilt(ctx, e, x, &got)
 }
 
 // values are what helpers sent.
@@ -312,6 +323,7 @@ type values struct {
 	xs     []byte
 	values [][]byte
 	nodes  []key.NodeID
+	ahead  *share.OpenedEpoch // the latest that a helper has, when it is beyond
 }
 
 func (v *values) erase() {
@@ -321,42 +333,35 @@ func (v *values) erase() {
 }
 
 // hear takes in one helper's answer.
-func (c *custodian) hear(ctx context.Context, e *stored, a repairAnswer, got *values) {
+func (c *custodian) hear(ctx context.Context, s *secretState, e *stored, a repairAnswer, got *values) {
 	switch {
 	case a.err != nil:
 	case a.reply.Outcome == custody.OK:
 		got.xs, got.values, got.nodes = append(got.xs, a.x), append(got.values, a.reply.Value), append(got.nodes, a.node)
-	case len(a.reply.Epoch) > 0:
-		c.learnEpoch(ctx, e, a.reply.Epoch)
 	case a.reply.Outcome == custody.Moved:
 		if moves, err := c.openMoves(a.reply.Reassigns, e.version); err == nil {
 			_ = c.takeMoves(ctx, c.facts(a.node), e.ID, moves)
+		}
+	case len(a.reply.Epoch) > 0:
+		if p, err := share.OpenEpoch(c.cfg.ID, a.reply.Epoch, e.SignedManifest, s.holds(e.version)); err == nil && p.Number() > e.epoch &&
+			(got.ahead == nil || p.Number() > got.ahead.Number()) {
+			got.ahead = p
 		}
 	}
 }
 
 // rebuilt makes the row of what came and names who lied.
-func (c *custodian) rebuilt(ctx context.Context, e *stored, x uint8, got *values) ([]byte, []key.NodeID, error) {
-	if len(got.xs) < int(e.K) {
-		return nil, nil, fmt.Errorf("%d holders of the %d needed sent their values", len(got.xs), e.K)
-	}
-	row, bad, err := e.rebuild(x, got.xs, got.values)
-	if err != nil {
-		return nil, nil, err
-	}
-	if have := len(got.xs) - len(bad); e.proof != nil && e.proof.Ack(x) == nil && have < int(e.W) {
-		clear(row)
-		return nil, nil, fmt.Errorf("%d values agree; of a row that its seat did not acknowledge %d must", have, e.W)
-	}
+func (c *custodian) rebuilt(ctx context.Context, e *stored, got *values) ([]byte, []key.NodeID, error) {
+	row, bad, err := e.rebuild(got.xs, got.values)
 	var liars []key.NodeID
 	for _, b := range bad {
 		node := got.nodes[slices.Index(got.xs, b)]
 		liars = append(liars, node)
 		if c.possess.accuse(node, seatKey{e.ID, b}, e.Hash, c.clock.now()) {
-			c.note(ctx, AuditRecord{Kind: "suspect", ID: e.ID, Node: node, Detail: fmt.Sprintf("seat %d sent a wrong value for the repair of seat %d", b, x)})
+			c.note(ctx, AuditRecord{Kind: "suspect", ID: e.ID, Node: node, Detail: fmt.Sprintf("seat %d sent a wrong value for the repair of seat %d", b, e.x)})
 		}
 	}
-	return row, liars, nil
+	return row, liars, err
 }
 
 // fetchPayload asks the other seats for the ciphertext, one after the other.
@@ -392,9 +397,8 @@ func (c *custodian) repair(ctx context.Context, from key.NodeID, q *custody.Repa
 		if r.outcome == custody.Moved || r.outcome == custody.Wait {
 			reply.Reassigns = s.moveBytes(s.knownVersion(q.Manifest))
 		}
-		if here := s.find(q.Manifest); here != nil && here.proof != nil && here.epoch > q.Epoch && s.holderOf(here.version, q.X) == from {
-			reply.Epoch = here.proof.Bytes
-			return reply, nil
+		if r.epoch != nil {
+			reply.Epoch = r.epoch.Bytes
 		}
 		c.refusedHelp(ctx, from, q, r.why, tell)
 		return reply, nil

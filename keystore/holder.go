@@ -167,8 +167,9 @@ type stepResult struct {
 	word     uint8  // on a manifest that is being settled
 	gen      uint64 // of the manifest that came: who brings something new may see what is there
 	sign     *promise
-	ack      *share.EpochAck // to be signed like sign
-	also     []key.NodeID    // held seats of what was in force before by Reassigns
+	ack      *share.EpochAck    // to be signed like sign
+	epoch    *share.OpenedEpoch // of the row here, when another was asked for
+	also     []key.NodeID       // held seats of what was in force before by Reassigns
 }
 
 func refuse(outcome uint8, format string, a ...any) stepResult {

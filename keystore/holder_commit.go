@@ -46,7 +46,7 @@ func (s *secretState) commit(f holderFacts, c commitMsg) stepResult {
 	if why := was.roomFor(f, next, e); why != "" {
 		return refuse(custody.Full, "%s", why)
 	}
-	r := stepResult{next: next, writes: w.list, outcome: custody.OK, prevGone: next.prevGone(m), also: was.movedTo(next)}
+	r := stepResult{next: next, writes: w.list, outcome: custody.OK, prevGone: next.prevGone(m)}
 	switch {
 	case done:
 		r.sign = next.committed.receipt()

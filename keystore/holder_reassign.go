@@ -236,6 +236,7 @@ type reassignRecord struct {
 
 type moveRecord struct {
 	_      struct{} `cbor:",toarray"`
+	Hash   key.Hash // H(reassign)
 	Bytes  []byte
 	Seen   uint64
 	Active bool
@@ -247,7 +248,7 @@ func (s *secretState) reassignRecord() *reassignRecord {
 	}
 	r := &reassignRecord{Of: s.votesOf, Votes: s.votes, Vetoed: s.vetoed}
 	for _, m := range s.moves {
-		r.Moves = append(r.Moves, moveRecord{Bytes: m.Bytes(), Seen: m.seen, Active: m.active})
+		r.Moves = append(r.Moves, moveRecord{Hash: m.Hash, Bytes: m.Bytes(), Seen: m.seen, Active: m.active})
 	}
 	return r
 }

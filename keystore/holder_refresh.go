@@ -527,30 +527,6 @@ func (s *secretState) finish(w *writes) bool {
 	return moved
 }
 
-// learnEpoch notes the epoch that other seats are at: of a seat without its row,
-// whose row is then repaired at once for that epoch, or of one that was away.
-func (s *secretState) learnEpoch(proof *share.OpenedEpoch) stepResult {
-	e := s.find(proof.Manifest)
-	if e == nil || e != s.kept && e != s.committed || proof.Number() <= e.epoch {
-		return stepResult{outcome: custody.OK}
-	}
-	next := s.clone()
-	mine := *e
-	switch {
-	case e == s.kept:
-		mine.epoch, mine.proof = proof.Number(), proof
-		next.kept = &mine
-	case !e.row:
-		return stepResult{outcome: custody.OK}
-	default:
-		if moved, _ := mine.lag(proof); !moved {
-			return stepResult{outcome: custody.OK}
-		}
-		next.committed = &mine
-	}
-	return stepResult{next: next, outcome: custody.OK}
-}
-
 // repairEpoch takes a row that was rebuilt from values of other seats for an
 // epoch that others have and this seat has not (protocol.md section 9). The
 // caller has checked that enough values lie on one polynomial.

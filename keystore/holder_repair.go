@@ -2,10 +2,13 @@ package keystore
 
 import (
 	"crypto/sha256"
+	"errors"
+	"fmt"
 	"slices"
 
 	"keymesh/crypto/key"
 	"keymesh/crypto/shamir"
+	"keymesh/crypto/share"
 	"keymesh/keystore/custody"
 )
 
@@ -46,10 +49,12 @@ func (s *secretState) help(f holderFacts, q helpMsg) (e *stored, r stepResult, t
 		return nil, refuse(custody.Refused, "the row is not here"), false
 	case e.x == q.x:
 		return nil, refuse(custody.Refused, "seat %d is this node's own", q.x), true
-	case e.epoch != q.epoch:
-		return nil, refuse(custody.Refused, "epoch %d is here", e.epoch), false
 	case s.covered(e.Gen) || e.expired(f.now):
 		return nil, refuse(custody.Refused, "deleted or expired"), false
+	case e.epoch != q.epoch:
+		r = refuse(custody.Refused, "epoch %d is here", e.epoch)
+		r.epoch = e.proof
+		return nil, r, false
 	}
 	return e, stepResult{outcome: custody.OK}, false
 }
@@ -80,26 +85,40 @@ func (s *secretState) lacking(f holderFacts) (*stored, uint8) {
 	return nil, 0
 }
 
-// asSeat is the version as seat x has it once its row is here.
-func (s *stored) asSeat(x uint8) *stored {
+// asSeat is the version as seat x has it once its row of an epoch is here; nil:
+// of the epoch that is here.
+func (s *stored) asSeat(x uint8, proof *share.OpenedEpoch) *stored {
 	e := *s
 	e.x, e.row = x, true
+	if proof != nil {
+		e.epoch, e.proof = proof.Number(), proof
+	}
 	return &e
 }
 
-// rebuild makes the row of seat x of e from the values of other seats, and
-// names those who sent wrong ones.
-func (e *stored) rebuild(x uint8, helpers []byte, values [][]byte) (row []byte, liars []byte, err error) {
-	want := e.asSeat(x)
-	r, liars, err := shamir.Repair(int(e.K), x, helpers, values, func(r shamir.Row) bool {
-		b := r.Encode()
-		defer clear(b)
-		return want.rowFits(b)
-	})
+// errFew: too few seats sent a value, or too few that fit together.
+var errFew = errors.New("too few values from other seats")
+
+// rebuild makes the row of the seat from the values of other seats, and names
+// those who sent wrong ones. Past epoch 0 a seat that acknowledged nothing has
+// no commitment of its own: w values MUST lie on one polynomial then
+// (protocol.md section 9).
+func (s *stored) rebuild(helpers []byte, values [][]byte) (row []byte, liars []byte, err error) {
+	need := int(s.K)
+	if s.proof != nil && s.proof.Ack(s.x) == nil {
+		need = min(int(s.W), s.N()-1)
+	}
+	if len(helpers) < need {
+		return nil, nil, fmt.Errorf("%w: %d of %d", errFew, len(helpers), need)
+	}
+	r, liars, err := shamir.Repair(int(s.K), s.x, helpers, values, func(r shamir.Row) bool { return rowGood(s.version, s.proof, s.x, r) })
 	if err != nil {
 		return nil, nil, err
 	}
 	defer r.Erase()
+	if len(helpers)-len(liars) < need {
+		return nil, liars, fmt.Errorf("%w: %d of %d agree", errFew, len(helpers)-len(liars), need)
+	}
 	return r.Encode(), liars, nil
 }
 
@@ -107,20 +126,21 @@ func (e *stored) rebuild(x uint8, helpers []byte, values [][]byte) (row []byte, 
 // the one here is good.
 type healMsg struct {
 	manifest key.Hash
-	epoch    uint32
+	epoch    uint32 // of what is here
+	proof    *share.OpenedEpoch
 	x        uint8
 	row      []byte
 	payload  []byte
 }
 
 // heal takes a rebuilt row. A version whose certificate waited for it is
-// committed then (W2).
+// committed then (W2). A row of a later epoch takes the place of the one here.
 func (s *secretState) heal(f holderFacts, h healMsg) stepResult {
 	e, x := s.lacking(f)
-	if e == nil || e.Hash != h.manifest || e.epoch != h.epoch || x != h.x {
+	if e == nil || e.Hash != h.manifest || e.epoch != h.epoch || x != h.x || h.proof != nil && h.proof.Number() < e.epoch {
 		return refuse(custody.Refused, "not needed any more")
 	}
-	seat := e.asSeat(x)
+	seat := e.asSeat(x, h.proof)
 	if !seat.rowFits(h.row) || h.payload != nil && !seat.payloadFits(h.payload) || h.payload == nil && e == s.kept {
 		return refuse(custody.Refused, "not the row or payload of the manifest")
 	}
@@ -129,6 +149,13 @@ func (s *secretState) heal(f holderFacts, h healMsg) stepResult {
 	}
 	next := s.clone()
 	var w writes
+	if seat.epoch != e.epoch {
+		if e.row {
+			w.put(rowPlace(e), nil)
+		}
+		w.dropRefresh(e, false)
+		seat.refresh, seat.since = nil, f.now
+	}
 	w.put(rowPlace(seat), h.row)
 	if h.payload != nil {
 		w.put(payloadPlace(seat), h.payload)
@@ -137,6 +164,8 @@ func (s *secretState) heal(f holderFacts, h healMsg) stepResult {
 		next.pending = slices.DeleteFunc(next.pending, func(p *stored) bool { return p.Hash == e.Hash })
 		next.pending = append(next.pending, seat)
 		next.certified(f, e, &w)
+	} else {
+		next.committed = seat
 	}
 	return stepResult{next: next, writes: w.list, outcome: custody.OK}
 }

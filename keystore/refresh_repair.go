@@ -15,32 +15,13 @@ import (
 // its row rebuilt.
 const healBundle = 30 * time.Second
 
-// learnEpoch takes in an Epoch that a helper showed.
-func (c *custodian) learnEpoch(ctx context.Context, e *stored, b []byte) {
-	s, err := c.peek(ctx, e.ID)
-	if err != nil {
-		return
-	}
-	proof, err := share.OpenEpoch(c.cfg.ID, b, e.SignedManifest, s.holds(e.version))
-	if err != nil {
-		c.log.Warn("a holder shows an epoch that does not verify", "err", err)
-		return
-	}
-	if _, _, _, err := c.step(ctx, e.ID, c.facts(c.self), func(s *secretState, _ holderFacts) stepResult { return s.learnEpoch(proof) }); err != nil {
-		c.log.Debug("an epoch was not taken in", "err", err)
-	}
-}
-
 // catchUp has the row of an epoch that this seat missed rebuilt from values of
 // the others.
 func (c *custodian) catchUp(ctx context.Context, s *secretState, e *stored) healOutcome {
 	if !c.healing.spend(int64(e.K) * share.DataKeySize) {
 		return healLater
 	}
-	want := *e
-	want.proof, want.refresh = e.refresh.ahead, nil
-	want.epoch = want.proof.Number()
-	b, liars, err := c.fetchRow(ctx, s, &want, e.x)
+	want, b, liars, err := c.fetchRow(ctx, s, e.asSeat(e.x, e.refresh.ahead))
 	if err != nil {
 		c.log.Warn("a seat that missed a refresh cannot be repaired now", "secret", e.ID.String()[:8], "err", err)
 		return healAgain

@@ -26,6 +26,6 @@ type RepairReply struct {
 	Why       string   `cbor:"4,keyasint"`
 	Seconds   uint64   `cbor:"5,keyasint"`
 	Reassigns [][]byte `cbor:"6,keyasint,omitempty"`
-	// Epoch is the Epoch of the row here when another one was asked about.
+	// Epoch is that of the row here, with Refused, when another was asked for.
 	Epoch []byte `cbor:"7,keyasint,omitempty"`
 }
