@@ -151,10 +151,14 @@ func TestHostileNode(t *testing.T) {
 	refused("first")  // and with one word too few
 	// That the attacks can be seen to succeed: what the policy lets through is given.
 	approve(4, first)
+	if r, err := c.client(2).Request(ctx, first, 0, ""); err != nil || len(r.Said) < 2 {
+		t.Fatalf("%+v, %v", r, err) // the node has both words from now on
+	}
 	if got, err := ask("first"); err != nil || string(got.Value) != "hunter2" {
 		t.Fatalf("%q, %v", got.Value, err)
 	}
 	if _, given := attacks(t, c, 2, "first"); given["bare"] == 0 || given["swapped key, signed anew"] != 0 || given["swapped key, old signature"] != 0 || given["as the owner"] != 0 {
 		t.Error(fmt.Sprint("given: ", given))
 	}
+	refused("second") // with all the words that the first had
 }
