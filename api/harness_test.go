@@ -41,6 +41,8 @@ type fakeSecrets struct {
 	page    keystore.Page
 	info    keystore.Info
 	sum     [3]int
+
+	refreshed *keystore.Refreshed
 }
 
 func (f *fakeSecrets) begin(p keystore.Person, name string) error {
@@ -51,6 +53,10 @@ func (f *fakeSecrets) begin(p keystore.Person, name string) error {
 		panic(f.panic)
 	}
 	return f.err
+}
+
+func (f *fakeSecrets) Refresh(_ context.Context, p keystore.Person, name string, _ time.Duration) (*keystore.Refreshed, error) {
+	return f.refreshed, f.begin(p, name)
 }
 
 func (f *fakeSecrets) Reshare(ctx context.Context, p keystore.Person, name string, o keystore.PutOptions) (keystore.PutResult, error) {

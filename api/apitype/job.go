@@ -37,10 +37,24 @@ type Job struct {
 	Started time.Time `json:"started"`
 	Ended   time.Time `json:"ended,omitzero"`
 	Seats   []Seat    `json:"seats"` // empty while it runs
-	// Result is by verb: a [Rehearsal] for rehearse, a [PutResult] for reshare.
+	// Result is by verb: a [Rehearsal] for rehearse, a [PutResult] for reshare, a
+	// [Refreshed] for refresh.
 	Result json.RawMessage `json:"result,omitempty"`
 	// Problem is what an answer would have been without a job.
 	Problem *Problem `json:"problem,omitempty"`
+}
+
+// Refreshed is the result of refresh: the holders have other rows of the same
+// value.
+type Refreshed struct {
+	Name    string `json:"name"`
+	ID      string `json:"id"`
+	Gen     uint64 `json:"gen"`
+	Epoch   uint32 `json:"epoch"` // that is in force now
+	N       int    `json:"n"`
+	InForce int    `json:"in_force"` // at so many holders; the others are told until they have it
+	// Dropped are the holders whose dealings others complained of.
+	Dropped []Bad `json:"dropped"`
 }
 
 // ReshareRequest is the body of POST /api/v1/secrets/{name}/reshare; the members

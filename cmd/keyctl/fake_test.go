@@ -223,6 +223,9 @@ func fakeOp(r *http.Request) (op, name string) {
 	if n, ok := strings.CutSuffix(name, "/rehearse"); ok && r.Method == http.MethodPost {
 		name, op = n, "rehearse"
 	}
+	if n, ok := strings.CutSuffix(name, "/refresh"); ok && r.Method == http.MethodPost {
+		name, op = n, "refresh"
+	}
 	if n, ok := strings.CutSuffix(name, "/reshare"); ok && r.Method == http.MethodPost {
 		name, op = n, "reshare"
 	}
@@ -283,6 +286,8 @@ func (f *fakeNode) answer(w http.ResponseWriter, req fakeRequest, name string) {
 		out = apitype.Heard{Request: name}
 	case "reshare":
 		out, p = f.reshare(req, name)
+	case "refresh":
+		out, p = f.refresh(name)
 	case "rehearse":
 		if out, p = f.rehearse(name); p == nil {
 			w.Header().Set("Content-Type", apitype.TypeJSON)
@@ -468,6 +473,21 @@ func (f *fakeNode) get(req fakeRequest, name string) (any, *apitype.Problem) {
 		return nil, p
 	}
 	return out, nil
+}
+
+// refresh counts epochs, as a job that has ended once it is asked about.
+func (f *fakeNode) refresh(name string) (any, *apitype.Problem) {
+	s, p := f.find(name, 0)
+	if p != nil {
+		return nil, p
+	}
+	seats := f.seats(func(string) string { return "committed" })
+	result, _ := json.Marshal(apitype.Refreshed{Name: name, ID: strings.Repeat("1d", 32), Gen: s.gen, Epoch: 1, N: len(seats), InForce: len(seats), Dropped: []apitype.Bad{}})
+	j := apitype.Job{ID: "JOB" + strconv.Itoa(len(f.jobs)), Verb: "refresh", Name: name, State: apitype.JobRunning, Seats: []apitype.Seat{}}
+	done := j
+	done.State, done.Result, done.Seats = apitype.JobDone, result, seats
+	f.jobs[j.ID] = done
+	return j, nil
 }
 
 // reshare puts a next generation of the wanted shape, as a job.
