@@ -69,7 +69,7 @@ func (s *secretState) commitAgain(f holderFacts, m *version) (stepResult, bool) 
 		return r, true
 	case s.committed != nil && s.committed.Hash == m.Hash:
 		return stepResult{outcome: custody.OK, sign: s.committed.receipt(), prevGone: s.prevGone(m)}, true
-	case s.kept != nil && s.kept.Hash == m.Hash && !s.rowPending(m.Hash):
+	case seat && s.kept != nil && s.kept.Hash == m.Hash && !s.rowPending(m.Hash):
 		r := refuse(custody.Refused, "the row is missing here; the certificate is kept")
 		r.prevGone = s.prevGone(m)
 		return r, true
@@ -165,9 +165,14 @@ func (s *secretState) certified(f holderFacts, e *stored, w *writes) bool {
 	s.raise(e.version)
 	if s.seatAt(e.version, f.self) == 0 && !s.rowPending(e.Hash) {
 		if s.committedGen() < e.Gen {
-			// No seat any more: only what keep covers stays.
+			// No seat any more: only what keep covers stays, and the
+			// certificate. The old row goes here on its word, so it must not be
+			// the writer's alone: while no seat has it, this node passes it on.
 			s.retire(e, base, known, w)
 			s.committed = nil
+			if s.kept == nil || e.Gen > s.kept.Gen {
+				s.kept = e
+			}
 		}
 		return false
 	}

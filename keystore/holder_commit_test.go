@@ -125,8 +125,8 @@ func TestCommitLowerPending(t *testing.T) {
 }
 
 // TestCommitOldSeats: models/seats.pml. A seat of prev alone lets go of prev's
-// row when the new generation is certified, keeps the floor, and takes no
-// successor of what is gone.
+// row when the new generation is certified, keeps the floor and the certificate,
+// on whose word the row is gone, and takes no successor of what is gone.
 func TestCommitOldSeats(t *testing.T) {
 	w := newHWorld(t, 7)
 	s, one := w.committed1(t, 0)
@@ -140,6 +140,12 @@ func TestCommitOldSeats(t *testing.T) {
 	if s.committed != nil || s.floor.Manifest != two.Hash {
 		t.Fatalf("floor %d", s.floor.Gen)
 	}
+	if v := s.brief(s.rowState()); string(v.Cert) != string(c.bytes) || len(v.Before) != 1 || v.Row != custody.RowNone {
+		t.Fatal("nobody may have the certificate any more")
+	}
+	if to := s.current().targets(w.nodes[0].ID()); len(to) != 5 {
+		t.Fatalf("it is passed on to %d nodes", len(to))
+	}
 	refused(t, s.prepare(w.facts(0), w.msg(w.deal(t, hSpec{gen: 3, prev: one, tag: "three"}), 0)), custody.Refused)
 	refused(t, s.prepare(w.facts(0), w.msg(w.deal(t, hSpec{gen: 3, tag: "three"}), 0)), custody.Conflict)
 	// The same again is answered from the floor; the older one is refused.
@@ -149,14 +155,10 @@ func TestCommitOldSeats(t *testing.T) {
 	refused(t, s.commit(w.facts(0), w.cert(one, nil, 0, 1, 2)), custody.Conflict)
 	// A node that was never concerned does not remember anything.
 	refused(t, w.fresh().commit(w.facts(6), c), custody.Refused)
-	// A successor of two finds this node a seat again, and needs prev here.
+	refused(t, s.prepare(w.facts(0), w.msg(two, 0)), custody.Conflict)
+	// A successor of two finds this node a seat again.
 	three := w.deal(t, hSpec{gen: 3, prev: two, tag: "three"})
-	if r := s.prepare(w.facts(0), w.msg(three, 0)); !r.needPrev {
-		t.Fatalf("prev is not asked for: %s", r.why)
-	}
-	p := w.msg(three, 0)
-	p.prev = &c.certificate
-	w.must(t, s, s.prepare(w.facts(0), p))
+	w.must(t, s, s.prepare(w.facts(0), w.msg(three, 0)))
 }
 
 // TestCommitHistory: keep counts generations, not what happens to be here.

@@ -28,7 +28,7 @@ func (s *secretState) prepare(f holderFacts, p prepareMsg) stepResult {
 	if e := s.find(p.m.Hash); e != nil && e.promised != 0 && (e.row || e.x == 0) {
 		return stepResult{outcome: custody.OK, sign: e.prepared()} // the same again
 	}
-	if s.kept != nil && s.kept.Hash == p.m.Hash {
+	if s.kept != nil && s.kept.Hash == p.m.Hash && s.seatAt(p.m, f.self) != 0 {
 		return s.complete(f, p)
 	}
 	if s.behind(f) {
