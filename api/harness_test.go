@@ -21,28 +21,41 @@ import (
 
 // fakeSecrets answers with what a test put there and keeps what it was asked.
 type fakeSecrets struct {
-	mu      sync.Mutex
-	err     error
-	panic   any
-	block   chan struct{} // not nil: Put waits for it or for the context
-	entered chan struct{} // not nil: a blocking Put says that it began
-	puts    int
-	value   []byte // of the last put, copied
-	alias   []byte // the same, not copied
-	name    string
-	who     keystore.Person
-	putO    keystore.PutOptions
-	recO    keystore.RecoverOptions
-	delO    keystore.DeleteOptions
-	listO   keystore.ListOptions
-	put     keystore.PutResult
-	rec     keystore.Recovered
-	del     keystore.DeleteResult
-	page    keystore.Page
-	info    keystore.Info
-	sum     [3]int
-
+	mu        sync.Mutex
+	err       error
+	panic     any
+	block     chan struct{} // not nil: Put waits for it or for the context
+	entered   chan struct{} // not nil: a blocking Put says that it began
+	puts      int
+	value     []byte // of the last put, copied
+	alias     []byte // the same, not copied
+	name      string
+	who       keystore.Person
+	putO      keystore.PutOptions
+	recO      keystore.RecoverOptions
+	delO      keystore.DeleteOptions
+	listO     keystore.ListOptions
+	put       keystore.PutResult
+	rec       keystore.Recovered
+	del       keystore.DeleteResult
+	page      keystore.Page
+	info      keystore.Info
+	sum       [3]int
 	refreshed *keystore.Refreshed
+	ver       keystore.Verified
+	rep       keystore.Repaired
+	repO      keystore.RepairOptions
+}
+
+func (f *fakeSecrets) Verify(_ context.Context, p keystore.Person, name string, _ time.Duration) (*keystore.Verified, error) {
+	err := f.begin(p, name)
+	return &f.ver, err
+}
+
+func (f *fakeSecrets) Repair(_ context.Context, p keystore.Person, name string, o keystore.RepairOptions) (*keystore.Repaired, error) {
+	err := f.begin(p, name)
+	f.repO = o
+	return &f.rep, err
 }
 
 func (f *fakeSecrets) begin(p keystore.Person, name string) error {

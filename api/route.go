@@ -110,7 +110,7 @@ func route(method, escaped string) (pattern, name string) {
 
 // secretVerbs are what may follow the name of a secret in a POST.
 func secretVerbs() []string {
-	return []string{"recover", apitype.JobRefresh, apitype.JobReshare, apitype.JobRehearse}
+	return []string{"recover", apitype.JobVerify, apitype.JobRepair, apitype.JobRefresh, apitype.JobReshare, apitype.JobRehearse}
 }
 
 // find returns the endpoint, or the problem that there is none.

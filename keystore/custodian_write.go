@@ -236,6 +236,9 @@ func (c *custodian) commit(ctx context.Context, from key.NodeID, q *custody.Comm
 	r, there, receipt, err := c.step(ctx, cert.of.ID, f, func(s *secretState, f holderFacts) stepResult {
 		r := s.commit(f, commitMsg{*cert})
 		r.gen = cert.of.Gen
+		if r.next != nil {
+			r.also = s.movedTo(r.next)
+		}
 		return r
 	})
 	if err != nil {

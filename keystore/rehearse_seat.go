@@ -90,7 +90,7 @@ func (c *custodian) prove(e *stored, request key.Hash) (*custody.Proof, error) {
 		return nil, err
 	}
 	defer row.Erase()
-	proof := new(custody.Proof)
+	proof := &custody.Proof{Epoch: e.epoch}
 	for _, seat := range e.Seats {
 		if seat.X == e.x {
 			continue

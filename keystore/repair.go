@@ -37,6 +37,7 @@ type Repaired struct {
 	ID       key.Hash
 	Manifest key.Hash
 	Gen      uint64
+	Epoch    uint32
 	N, K, W  int
 	Seats    []SeatState // as of [Verified]
 	Good     int
@@ -276,7 +277,7 @@ func (f *fixing) tell(ctx context.Context) {
 // result says what came of it.
 func (f *fixing) result(v *Verified) *Repaired {
 	o := f.out
-	o.Name, o.ID, o.Manifest, o.Gen, o.N, o.K, o.W = v.Name, v.ID, v.Manifest, v.Gen, v.N, v.K, v.W
+	o.Name, o.ID, o.Manifest, o.Gen, o.Epoch, o.N, o.K, o.W = v.Name, v.ID, v.Manifest, v.Gen, v.Epoch, v.N, v.K, v.W
 	o.Seats, o.Good = v.Seats, v.Good
 	for _, st := range v.Seats {
 		if st.State == "corrupt" && f.r.proofs[st.Node] != nil {

@@ -81,7 +81,7 @@ func (s *Store) proofs(ctx context.Context, p Person, h *secret) (*rehearsing, e
 // verified says what the proofs showed.
 func (r *rehearsing) verified(name string) *Verified {
 	m := &r.use.Manifest
-	out := &Verified{Name: name, ID: m.ID, Manifest: r.use.Hash, Gen: m.Gen, N: m.N(), K: int(m.K), W: int(m.W)}
+	out := &Verified{Name: name, ID: m.ID, Manifest: r.use.Hash, Gen: m.Gen, Epoch: r.epoch(), N: m.N(), K: int(m.K), W: int(m.W)}
 	proven := make(map[key.NodeID]bool)
 	for _, seat := range r.proven() {
 		proven[seat.Node] = true
@@ -96,8 +96,13 @@ func (r *rehearsing) verified(name string) *Verified {
 	return out
 }
 
-// epoch is the epoch of the seats that show the version in use.
-func (r *rehearsing) epoch() uint32 { return 0 }
+// epoch is the epoch of the seats that have proven their rows, 0 when none has.
+func (r *rehearsing) epoch() uint32 {
+	for _, seat := range r.proven() {
+		return r.proofs[seat.Node].Epoch
+	}
+	return 0
+}
 
 // payload is what proven seats with the right ciphertext show: the tag that
 // this node makes itself when it has it, else the one that most show.
@@ -133,6 +138,8 @@ func (r *rehearsing) standing(seat share.Seat, any, proven bool, payload key.Has
 		return "corrupt", "its row is there and its ciphertext is not"
 	case proven:
 		return "corrupt", "its row is there and its ciphertext is another"
+	case proof != nil && any && proof.Epoch < r.epoch():
+		return "stale", fmt.Sprintf("is at epoch %d", proof.Epoch)
 	case proof != nil && any:
 		return "corrupt", st.Why
 	case proof != nil:

@@ -37,8 +37,9 @@ type Job struct {
 	Started time.Time `json:"started"`
 	Ended   time.Time `json:"ended,omitzero"`
 	Seats   []Seat    `json:"seats"` // empty while it runs
-	// Result is by verb: a [Rehearsal] for rehearse, a [PutResult] for reshare, a
-	// [Refreshed] for refresh.
+	// Result is by verb: a [Verified] for verify, a [Repaired] for repair, a
+	// [Refreshed] for refresh, a [PutResult] for reshare, a [Rehearsal] for
+	// rehearse.
 	Result json.RawMessage `json:"result,omitempty"`
 	// Problem is what an answer would have been without a job.
 	Problem *Problem `json:"problem,omitempty"`

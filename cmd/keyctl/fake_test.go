@@ -226,6 +226,11 @@ func fakeOp(r *http.Request) (op, name string) {
 	if n, ok := strings.CutSuffix(name, "/refresh"); ok && r.Method == http.MethodPost {
 		name, op = n, "refresh"
 	}
+	for _, verb := range []string{"verify", "repair"} {
+		if n, ok := strings.CutSuffix(name, "/"+verb); ok && r.Method == http.MethodPost {
+			name, op = n, verb
+		}
+	}
 	if n, ok := strings.CutSuffix(name, "/reshare"); ok && r.Method == http.MethodPost {
 		name, op = n, "reshare"
 	}
@@ -284,6 +289,8 @@ func (f *fakeNode) answer(w http.ResponseWriter, req fakeRequest, name string) {
 		out, p = f.look(name)
 	case "approve", "deny", "cancel":
 		out = apitype.Heard{Request: name}
+	case "verify", "repair":
+		out, p = f.prove(req, name)
 	case "reshare":
 		out, p = f.reshare(req, name)
 	case "refresh":
@@ -484,6 +491,36 @@ func (f *fakeNode) refresh(name string) (any, *apitype.Problem) {
 	seats := f.seats(func(string) string { return "committed" })
 	result, _ := json.Marshal(apitype.Refreshed{Name: name, ID: strings.Repeat("1d", 32), Gen: s.gen, Epoch: 1, N: len(seats), InForce: len(seats), Dropped: []apitype.Bad{}})
 	j := apitype.Job{ID: "JOB" + strconv.Itoa(len(f.jobs)), Verb: "refresh", Name: name, State: apitype.JobRunning, Seats: []apitype.Seat{}}
+	done := j
+	done.State, done.Result, done.Seats = apitype.JobDone, result, seats
+	f.jobs[j.ID] = done
+	return j, nil
+}
+
+// prove verifies or repairs: with nodes to move to, the seats of those that are
+// off are good there.
+func (f *fakeNode) prove(req fakeRequest, name string) (any, *apitype.Problem) {
+	s, p := f.find(name, 0)
+	if p != nil {
+		return nil, p
+	}
+	to, _ := req.body["to"].([]any)
+	r := apitype.Repaired{Verified: apitype.Verified{Name: name, ID: strings.Repeat("1d", 32), Manifest: strings.Repeat("ab", 32), Gen: s.gen, N: 5, K: 3, W: 4}}
+	seats := f.seats(func(n string) string {
+		if f.offline[n] && len(to) == 0 {
+			return "unreachable"
+		}
+		r.Good++
+		return "good"
+	})
+	for range to {
+		r.Moved = append(r.Moved, apitype.Moved{X: 3, From: nodeID("echo"), To: seats[0].Node})
+	}
+	if r.Margin = r.Good - r.K; r.Margin < 0 || req.op == "repair" && r.Good < r.N {
+		r.Exit = apitype.ExitQuorum
+	}
+	result, _ := json.Marshal(r)
+	j := apitype.Job{ID: "JOB" + strconv.Itoa(len(f.jobs)), Verb: req.op, Name: name, State: apitype.JobRunning, Seats: []apitype.Seat{}}
 	done := j
 	done.State, done.Result, done.Seats = apitype.JobDone, result, seats
 	f.jobs[j.ID] = done

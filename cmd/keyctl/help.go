@@ -115,6 +115,9 @@ are RFC 3339, ids and hashes text.
   rehearse     name id manifest gen ok exit_code n k proven margin payloads
                failed[node name why] have need missing[] wait policy why
                approvers[person nodes reachable silent] seats[... silent]
+  verify       name id manifest gen epoch n k w good margin exit_code seats[];
+               with --all items[] of these
+  repair       as verify, and moved[x from to] liars[node name why] notes[]
   reshare      as put
   rm           name id gen done seats[]
   status       health exit_code reasons[] secrets{total at_risk below} members

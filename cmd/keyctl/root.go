@@ -55,7 +55,7 @@ func (a *app) rootCommand() *cobra.Command {
 		&cobra.Group{ID: groupTool, Title: "This program:"},
 	)
 	root.AddCommand(
-		a.putCommand(), a.getCommand(), a.lsCommand(), a.infoCommand(), a.rmCommand(), a.refreshCommand(), a.reshareCommand(), a.rehearseCommand(), a.pendingCommand(), a.eventsCommand(), a.approveCommand(), a.denyCommand(), a.cancelCommand(), a.receiptCommand(),
+		a.putCommand(), a.getCommand(), a.lsCommand(), a.infoCommand(), a.rmCommand(), a.verifyCommand(), a.repairCommand(), a.refreshCommand(), a.reshareCommand(), a.rehearseCommand(), a.pendingCommand(), a.eventsCommand(), a.approveCommand(), a.denyCommand(), a.cancelCommand(), a.receiptCommand(),
 		a.peerCommand(), a.statusCommand(), a.doctorCommand(), a.auditCommand(), a.benchCommand(),
 		a.kitCommand(), a.personCommand(), a.contactCommand(), a.policyCommand(),
 		a.whoamiCommand(), a.versionCommand(), a.completionCommand(),

@@ -66,6 +66,7 @@ func bodies() map[string]key.Body {
 		"Approve": new(Approve), "ApproveReply": new(ApproveReply),
 		"Notify": new(Notify), "NotifyReply": new(NotifyReply), "Head": new(Head), "HeadReply": new(HeadReply), "Proof": new(Proof),
 		"Settle": new(Settle), "SettleReply": new(SettleReply), "Recall": new(Recall), "RecallReply": new(RecallReply),
+		"Audit": new(Audit), "AuditReply": new(AuditReply), "Repair": new(Repair), "RepairReply": new(RepairReply),
 	}
 	for _, b := range out {
 		var n byte
@@ -87,6 +88,7 @@ func TestVectors(t *testing.T) {
 			"Recover", "RecoverReply", "Delete", "DeleteReply", "Pass", "PassReply",
 			"Name", "Approve", "ApproveReply", "Notify", "NotifyReply", "Head", "HeadReply", "Proof",
 			"Settle", "SettleReply", "Recall", "RecallReply",
+			"Audit", "AuditReply", "Repair", "RepairReply",
 		} {
 			fmt.Fprintf(&out, "%s %x\n", name, key.Marshal(all[name]))
 		}

@@ -12,6 +12,8 @@ type Proof struct {
 	// Payload is T("keymesh/v1/rehearse/payload", H(request), ciphertext); zero:
 	// the ciphertext is not here.
 	Payload key.Hash `cbor:"2,keyasint"`
+	// Epoch is that of the row, which the tags are bound to.
+	Epoch uint32 `cbor:"3,keyasint,omitempty"`
 }
 
 // PairTag proves what two seats share: a keyed hash under F(x, x').
