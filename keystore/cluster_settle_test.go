@@ -152,3 +152,106 @@ func TestEvenSplit(t *testing.T) {
 		}
 	}
 }
+
+// TestSettleMoved: a write that moves to other seats is completed only where
+// both its seats and those before it have promised enough, and dies otherwise;
+// the old value is there until then and not afterwards.
+func TestSettleMoved(t *testing.T) {
+	for from := range 8 {
+		for to := from; to <= 8; to++ {
+			t.Run(fmt.Sprintf("%d-%d", from, to), func(t *testing.T) {
+				bubble(t, 8, func(t *testing.T, f *fakeNet, p Person) {
+					ids := make([]key.NodeID, 8)
+					for i := range ids {
+						ids[i] = f.nodes[i].id
+					}
+					w := f.client("writer")
+					old := PutOptions{N: 5, K: 3, Holders: ids[:5]}
+					mustPut(t, f.nodes[0].store, p, "s", []byte("old"), old)
+					settle(t, f, p, "s", 1)
+					f.onlyReach(map[key.NodeID][]*fakeNode{w.id: f.nodes[from:to]})
+					vanish(t, w, p, "s", []byte("new"), PutOptions{N: 5, K: 3, Holders: ids[3:]})
+					time.Sleep(4 * time.Minute)
+					before, after := max(0, min(to, 5)-from), max(0, to-max(from, 3))
+					want := "old"
+					if before >= 3 && after >= 3 {
+						want = "new"
+					}
+					h, _ := f.nodes[0].store.secret(p, "s")
+					if n, _ := f.pendings(h.id); n != 0 {
+						t.Fatalf("%d seats still hold a promise", n)
+					}
+					mustGet(t, f.nodes[1].store, p, "s", []byte(want))
+					mustPut(t, f.nodes[2].store, p, "s", []byte("next"), old)
+					mustGet(t, f.nodes[7].store, p, "s", []byte("next"))
+				})
+			})
+		}
+	}
+}
+
+// TestEvenSplitOfFour: where 2k <= n a split in halves stays as it is, whatever
+// the time, neither half is lost or taken for stored, and a put that may passes
+// both by force.
+func TestEvenSplitOfFour(t *testing.T) {
+	bubble(t, 4, func(t *testing.T, f *fakeNet, p Person) {
+		shape := PutOptions{N: 4, K: 2}
+		mustPut(t, f.nodes[0].store, p, "s", []byte("old"), shape)
+		settle(t, f, p, "s", 1)
+		a, b := f.client("a"), f.client("b")
+		mustGet(t, a.store, p, "s", []byte("old"))
+		mustGet(t, b.store, p, "s", []byte("old"))
+		f.onlyReach(map[key.NodeID][]*fakeNode{a.id: f.nodes[:2], b.id: f.nodes[2:4]})
+		gen := uint64(1)
+		shape.IfGen = &gen
+		var g sync.WaitGroup
+		for i, w := range []*fakeNode{a, b} {
+			g.Go(func() { vanish(t, w, p, "s", []byte{'a' + byte(i)}, shape) })
+		}
+		g.Wait()
+		time.Sleep(time.Hour)
+		h, _ := f.nodes[0].store.secret(p, "s")
+		if n, _ := f.pendings(h.id); n != 4 {
+			t.Fatalf("%d promises are left of 4", n)
+		}
+		mustGet(t, f.nodes[1].store, p, "s", []byte("old"))
+		mustPut(t, f.nodes[1].store, p, "s", []byte("forced"), PutOptions{N: 4, K: 2})
+		time.Sleep(time.Minute)
+		mustGet(t, f.nodes[3].store, p, "s", []byte("forced"))
+		if n, _ := f.pendings(h.id); n != 0 {
+			t.Errorf("%d promises are left", n)
+		}
+	})
+}
+
+// TestCertificateToTheOldSeatsOnly: a writer that tells only the seats that let
+// go of the old value, and vanishes, loses neither: they pass the certificate on
+// to the seats that have the new one, though they keep none.
+func TestCertificateToTheOldSeatsOnly(t *testing.T) {
+	bubble(t, 10, func(t *testing.T, f *fakeNet, p Person) {
+		ids := make([]key.NodeID, 10)
+		for i := range ids {
+			ids[i] = f.nodes[i].id
+		}
+		w := f.client("writer")
+		mustPut(t, f.nodes[0].store, p, "s", []byte("old"), PutOptions{N: 5, K: 3, Holders: ids[:5]})
+		settle(t, f, p, "s", 1)
+		f.set(func(from, to key.NodeID, verb uint64) error {
+			for _, n := range f.nodes[5:10] {
+				if from == w.id && to == n.id && verb == custody.VerbCommit {
+					return errLost
+				}
+			}
+			return nil
+		}, nil)
+		vanish(t, w, p, "s", []byte("new"), PutOptions{N: 5, K: 3, Holders: ids[5:]})
+		time.Sleep(2 * passEvery)
+		mustGet(t, f.nodes[1].store, p, "s", []byte("new"))
+		settle(t, f, p, "s", 2)
+		for _, n := range f.nodes[:5] {
+			if x := n.store.cust.passing; len(x.items) != 0 || x.seatless != 0 {
+				t.Errorf("%d items are still passed on, %d counted", len(x.items), x.seatless)
+			}
+		}
+	})
+}

@@ -43,6 +43,9 @@ type passItem struct {
 	hash key.Hash // H(manifest), H(tombstone) or H(approval)
 	to   []key.NodeID
 	at   time.Time
+	// body is what a node passes on that keeps no certificate of it: one
+	// without a seat.
+	body *custody.Commit
 }
 
 // passing is what is still to be passed on. Safe for concurrent use.
@@ -51,6 +54,8 @@ type passing struct {
 	items map[passKey]*passItem
 	words map[key.Hash]bool // H(approval) of those that were noted
 	again []key.Hash        // secrets of before the start, not looked at yet
+
+	seatless int // items with a body
 }
 
 func newPassing() *passing {
@@ -92,6 +97,50 @@ func (p *passing) tell(s *secretState, node key.NodeID) {
 	if !slices.Contains(it.to, node) {
 		it.to = append(it.to, node)
 	}
+}
+
+// maxSeatless is how many certificates are kept in memory to be passed on by a
+// node without a seat; the others are passed on by who has one.
+const maxSeatless = 4096
+
+// addSeatless notes a certificate of a version in which this node has no seat,
+// so that nothing of it stays here but its floor. Whoever brought it may have
+// brought it to nobody else, and this node's word for it is gone.
+func (p *passing) addSeatless(s *secretState, c *certificate, self key.NodeID) {
+	if s.current() != nil || s.floor.Manifest != c.of.Hash {
+		return
+	}
+	e := &stored{version: c.of, before: c.before}
+	k := passKey{id: s.id}
+	p.put(k, c.of.Hash, e.targets(self))
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if it := p.items[k]; it == nil || it.body != nil {
+		return
+	} else if p.seatless >= maxSeatless {
+		p.forget(k)
+	} else {
+		it.body = &custody.Commit{Manifest: c.of.Bytes(), Cert: c.bytes, Before: bytesOf(c.before)}
+		p.seatless++
+	}
+}
+
+// forget is called with the lock held.
+func (p *passing) forget(k passKey) {
+	if it := p.items[k]; it != nil && it.body != nil {
+		p.seatless--
+	}
+	delete(p.items, k)
+}
+
+// seatlessBody is what [passing.addSeatless] noted, or nil.
+func (p *passing) seatlessBody(k passKey, hash key.Hash) *custody.Commit {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if it := p.items[k]; it != nil && it.hash == hash {
+		return it.body
+	}
+	return nil
 }
 
 // addTombs notes the tombstones that the state has.
@@ -140,7 +189,7 @@ func (p *passing) put(k passKey, hash key.Hash, to []key.NodeID) {
 	if old := p.items[k]; old != nil && old.hash == hash {
 		return
 	}
-	delete(p.items, k)
+	p.forget(k)
 	if len(to) > 0 {
 		p.items[k] = &passItem{hash: hash, to: to, at: time.Now()}
 	}
@@ -155,7 +204,7 @@ func (p *passing) answered(k passKey, hash key.Hash, node key.NodeID) {
 		return
 	}
 	if it.to = slices.DeleteFunc(it.to, func(n key.NodeID) bool { return n == node }); len(it.to) == 0 {
-		delete(p.items, k)
+		p.forget(k)
 	}
 }
 
@@ -170,7 +219,7 @@ func (p *passing) due(revoked func(key.NodeID) bool) map[key.NodeID][]passDue {
 		}
 		it.to = slices.DeleteFunc(it.to, revoked)
 		if len(it.to) == 0 {
-			delete(p.items, k)
+			p.forget(k)
 		}
 		for _, n := range it.to {
 			out[n] = append(out[n], passDue{k, it.hash})
@@ -340,12 +389,14 @@ func (c *custodian) passFull(ctx context.Context, node key.NodeID, d passDue) bo
 	if !d.word.IsZero() {
 		return c.passWord(ctx, node, d)
 	}
-	e := s.current()
+	q := c.passing.seatlessBody(d.passKey, d.hash)
 	moved := slices.ContainsFunc(s.moves, func(m *move) bool { return m.Hash == d.move })
-	if e == nil || e.Hash != d.hash && !moved {
+	if e := s.current(); e != nil && (e.Hash == d.hash || moved) {
+		q = &custody.Commit{Manifest: e.Bytes(), Cert: e.cert, Before: bytesOf(e.before), Reassigns: s.moveBytes(e.version)}
+	}
+	if q == nil {
 		return true
 	}
-	q := &custody.Commit{Manifest: e.Bytes(), Cert: e.cert, Before: bytesOf(e.before), Reassigns: s.moveBytes(e.version)}
 	var reply custody.CommitReply
 	return c.call(ctx, node, custody.VerbCommit, q, &reply) == nil && reply.Outcome != custody.Failed
 }

@@ -323,10 +323,37 @@ func (r *settleRound) conclude(ctx context.Context, f holderFacts, word uint8) s
 	return settled{over: p.hasRefused(r.self), moved: moved, near: p.hopeless() || p.completable()}
 }
 
+// handOver gives a certificate to the seats that keep it, before a node without
+// a seat lets go of what was before: its own receipt goes with that, and nobody
+// else may have all of them. Of more than f answers one is honest, and passes it
+// on (W3).
+func (r *settleRound) handOver(ctx context.Context, c *certificate) bool {
+	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
+	defer cancel()
+	q := &custody.Commit{Manifest: c.of.Bytes(), Cert: c.bytes, Before: bytesOf(c.before)}
+	var g sync.WaitGroup
+	have := 0
+	for _, seat := range c.of.Seats {
+		g.Go(func() {
+			var reply custody.CommitReply
+			err := r.call(ctx, seat.Node, custody.VerbCommit, q, &reply)
+			var pass custody.PassReply
+			if err == nil && reply.Outcome != custody.OK { // kept without its row, perhaps
+				err = r.call(ctx, seat.Node, custody.VerbPass, &custody.Pass{Items: []custody.PassItem{{ID: c.of.ID, Hash: c.of.Hash}}}, &pass)
+			}
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			have += btoi(err == nil && len(pass.Missing) == 0)
+		})
+	}
+	g.Wait()
+	return have > c.of.F()
+}
+
 // certify takes in a certificate as a COMMIT would, and passes it on.
 func (r *settleRound) certify(ctx context.Context, f holderFacts, manifest, cert []byte, before [][]byte) bool {
 	c, err := r.openCertificate(manifest, cert, before)
-	if err != nil || c.of.ID != r.key.id {
+	if err != nil || c.of.ID != r.key.id || c.of.SeatOf(r.self) == nil && !r.handOver(ctx, c) {
 		return false
 	}
 	out, _, _, err := r.step(ctx, r.key.id, f, func(s *secretState, f holderFacts) stepResult { return s.commit(f, commitMsg{*c}) })

@@ -258,6 +258,7 @@ func (c *custodian) commit(ctx context.Context, from key.NodeID, q *custody.Comm
 				c.passing.tell(r.next, node)
 			}
 		}
+		c.passing.addSeatless(r.next, cert, c.self)
 	}
 	if r.outcome == custody.Refused {
 		c.healing.look(cert.of.ID, healFirst)
