@@ -13,8 +13,8 @@ import (
 func TestVerifyAndRepair(t *testing.T) {
 	e := newEnv(t)
 	states := []keystore.SeatState{{Node: key.NodeID{1}, Name: "a", X: 1, State: "good"}, {Node: key.NodeID{2}, Name: "b", X: 2, State: "corrupt", Why: "x"}}
-	e.secrets.ver = keystore.Verified{Name: "demo/db", Gen: 3, Epoch: 2, N: 5, K: 3, W: 4, Good: 4, Seats: states}
-	e.secrets.rep = keystore.Repaired{Name: "demo/db", Gen: 3, N: 5, K: 3, W: 4, Good: 4, Seats: states[:1], Moved: []keystore.Move{{X: 7, From: key.NodeID{1}, To: key.NodeID{2}}}}
+	e.secrets.ver = keystore.Verified{Name: "demo/db", Manifest: key.Hash{1}, Gen: 3, Epoch: 2, N: 5, K: 3, W: 4, Good: 4, Seats: states}
+	e.secrets.rep = keystore.Repaired{Name: "demo/db", Manifest: key.Hash{1}, Gen: 3, N: 5, K: 3, W: 4, Good: 4, Seats: states[:1], Moved: []keystore.Move{{X: 7, From: key.NodeID{1}, To: key.NodeID{2}}}}
 	var started apitype.Job
 	e.ok(req{method: http.MethodPost, path: "/api/v1/secrets/demo%2Fdb/verify"}, 202, &started)
 	j := e.ended(started.ID, "")
@@ -35,7 +35,7 @@ func TestVerifyAndRepair(t *testing.T) {
 	for _, c := range []struct {
 		err  error
 		want apitype.Type
-	}{{keystore.ErrNotFound, apitype.NotFound}, {keystore.ErrDenied, apitype.Forbidden}, {keystore.ErrInput, apitype.Unprocessable}, {errors.New("x"), apitype.Internal}} {
+	}{{keystore.ErrNotFound, apitype.NotFound}, {keystore.ErrDenied, apitype.Denied}, {keystore.ErrInput, apitype.Unprocessable}, {errors.New("x"), apitype.Internal}} {
 		e.secrets.err = c.err
 		e.ok(good, 202, &started)
 		if j := e.ended(started.ID, ""); j.Problem == nil || j.Problem.Type != c.want {
