@@ -14,7 +14,9 @@ import (
 )
 
 const (
-	recallLook    = time.Second // how often it is asked whether the disk is an older copy
+	recallLook    = time.Second // how often it is asked at first whether the disk is an older copy
+	recallFirst   = time.Minute // how long that is; then every recallLater
+	recallLater   = 15 * time.Second
 	recallTimeout = 3 * time.Second
 	recallAtOnce  = 8
 	recallPause   = 5 * time.Second // between two rounds, doubled up to
@@ -89,6 +91,7 @@ func (c *custodian) markRestored(ctx context.Context) error {
 // recallAll watches for the sign that the disk is an older copy, and asks about
 // every secret that is behind, until ctx ends.
 func (c *custodian) recallAll(ctx context.Context) {
+	start := time.Now()
 	t := time.NewTicker(recallLook)
 	defer t.Stop()
 	var pause time.Duration
@@ -99,6 +102,9 @@ func (c *custodian) recallAll(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-t.C:
+		}
+		if time.Since(start) > recallFirst {
+			t.Reset(recallLater)
 		}
 		c.noticeRestored(ctx)
 		n := c.restorations()
