@@ -33,6 +33,7 @@ type custodian struct {
 	possess  *possession
 	healing  *healing
 	settles  *settles
+	drains   *drains
 
 	clock    *running
 	requests *requests
@@ -64,7 +65,7 @@ func newCustodian(cfg Config) *custodian {
 		locks: newLocks(), versions: newVersionCache(), states: newStateCache(), receipts: newReceiptCache(),
 		index: newIndex(cfg.Limits), passing: newPassing(), possess: newPossession(), healing: newHealing(cfg.Limits), settles: newSettles(), loaded: make(chan struct{}),
 		clock: newRunning(), requests: newRequests(cfg.Limits.Secrets), refusals: newRefusals(), notices: newNotices(),
-		refreshes: newRefreshes(),
+		refreshes: newRefreshes(), drains: newDrains(cfg.Shelf),
 	}
 	c.decoy = makeDecoy(cfg.ID)
 	return c
@@ -302,7 +303,12 @@ func (c *custodian) step(ctx context.Context, id key.Hash, f holderFacts, do fun
 	}
 	held := c.index.reservation(old.secretState)
 	defer held.release()
-	f.full = func(ask demand) string { return held.full(ask, c.cfg.Shelf) }
+	f.full = func(ask demand) string {
+		if ask.version && old.nothing() && c.drains.isClosed() {
+			return "this node is being drained"
+		}
+		return held.full(ask, c.cfg.Shelf)
+	}
 	r := do(old.secretState, f)
 	now := old.secretState
 	if r.next != nil {

@@ -66,7 +66,7 @@ func (c *custodian) reassigned(ctx context.Context, from key.NodeID, q *custody.
 		return reply, ctx.Err()
 	}
 	if cur := s.current(); cur != nil {
-		c.healing.look(m.ID, 0)
+		c.healing.order(m.ID)
 		reply.Reassigns = s.moveBytes(cur.version)
 	}
 	return reply, nil

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -38,16 +39,23 @@ type healing struct {
 	want   map[key.Hash]*healTry
 	paused bool
 	budget budget
+	orders map[key.PersonPublic]*budget // of seats that their owners gave to this node
+	owed   Limits                       // what one owner may order here in an hour
+	wake   chan struct{}                // holds a token when something was ordered
 }
 
 type healTry struct {
 	at    time.Time
 	tries int
 	busy  bool
+	again bool // ordered once more while it was busy
 }
 
 func newHealing(l Limits) *healing {
-	return &healing{want: map[key.Hash]*healTry{}, budget: budget{seats: l.RepairSeats, bytes: l.RepairBytes}}
+	return &healing{
+		want: map[key.Hash]*healTry{}, budget: budget{seats: l.RepairSeats, bytes: l.RepairBytes},
+		orders: map[key.PersonPublic]*budget{}, owed: l, wake: make(chan struct{}, 1),
+	}
 }
 
 // budget is what repairs may cost this node in an hour.
@@ -89,6 +97,21 @@ func (h *healing) look(id key.Hash, d time.Duration) {
 	}
 }
 
+// order is look for a secret that somebody waits for: earlier failures do not
+// count.
+func (h *healing) order(id key.Hash) {
+	h.look(id, 0)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if t := h.want[id]; t != nil {
+		t.at, t.tries, t.again = time.Now(), 0, t.busy
+	}
+	select {
+	case h.wake <- struct{}{}:
+	default:
+	}
+}
+
 // due takes up to n secrets whose time has come; none while paused.
 func (h *healing) due(n int) []key.Hash {
 	h.mu.Lock()
@@ -118,10 +141,13 @@ func (h *healing) done(id key.Hash, o healOutcome) {
 		return
 	}
 	t.busy = false
-	switch o {
-	case healOver:
+	switch {
+	case t.again:
+		t.at, t.again = time.Now(), false
+		return
+	case o == healOver:
 		delete(h.want, id)
-	case healLater:
+	case o == healLater:
 		t.at = h.budget.hour.Add(time.Hour)
 	default:
 		pause := min(healPause<<min(t.tries, 8), healMost)
@@ -130,10 +156,30 @@ func (h *healing) done(id key.Hash, o healOutcome) {
 	}
 }
 
-func (h *healing) spend(size int64) bool {
+// maxOrders bounds the owners whose orders have a budget of their own.
+const maxOrders = 1024
+
+// spend takes a repair of size bytes out of the budget of the hour. A seat that
+// its owner gave to this node costs the owner's: as much as the owner may have
+// here at all, so that it never throttles a move, and never more than that.
+func (h *healing) spend(owner key.PersonPublic, ordered bool, size int64) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.budget.spend(size)
+	if !ordered {
+		return h.budget.spend(size)
+	}
+	b := h.orders[owner]
+	if b == nil {
+		if len(h.orders) >= maxOrders {
+			maps.DeleteFunc(h.orders, func(_ key.PersonPublic, b *budget) bool { return time.Since(b.hour) >= time.Hour })
+		}
+		if len(h.orders) >= maxOrders {
+			return h.budget.spend(size)
+		}
+		b = &budget{seats: h.owed.Secrets, bytes: h.owed.Bytes}
+		h.orders[owner] = b
+	}
+	return b.spend(size)
 }
 
 // healOutcome says what one look at a secret led to.
@@ -157,6 +203,7 @@ func (c *custodian) heal(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-t.C:
+		case <-c.healing.wake:
 		}
 		for ids := c.healing.due(healAtOnce); len(ids) > 0 && ctx.Err() == nil; ids = c.healing.due(healAtOnce) {
 			for _, id := range ids {
@@ -204,7 +251,8 @@ func (c *custodian) healOne(ctx context.Context, id key.Hash) healOutcome {
 	if !payload {
 		size += int64(e.Length)
 	}
-	if !c.healing.spend(size) {
+	last := s.placement(e.version).Last(x)
+	if !c.healing.spend(e.Owner, last != nil && last.ByOwner, size) {
 		return healLater
 	}
 	return c.repairSeat(ctx, s, e, x, !payload)

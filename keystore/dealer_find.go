@@ -15,7 +15,7 @@ import (
 // seat checks it again at PREPARE, else by asking all nodes. fresh asks the
 // nodes in any case.
 func (d *dealing) find(ctx context.Context, fresh bool) error {
-	d.roster = d.s.roster()
+	d.roster = d.s.rosterFor(d.p)
 	if d.view == nil {
 		d.view = d.s.newView(d.h.id)
 		d.s.atHand(ctx, d.view)

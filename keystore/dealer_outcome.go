@@ -238,7 +238,7 @@ func (d *dealing) look(ctx context.Context, w *write, out *outcome) *outcome {
 	if w.halt(); w.below(w.m.Gen) == 0 {
 		return out
 	}
-	d.roster = d.s.roster()
+	d.roster = d.s.rosterFor(d.p)
 	if d.view == nil {
 		d.view = d.s.newView(d.h.id)
 	}

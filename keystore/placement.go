@@ -124,7 +124,7 @@ func (o *PutOptions) choose(r roster, prev *share.Manifest) (shape, error) {
 func (r roster) eligible() (holders, operators int) {
 	seen := make(map[string]bool)
 	for _, m := range r {
-		if m.Holder && !m.Revoked && !m.Lapsed {
+		if m.Holder && !m.Revoked && !m.Lapsed && !m.draining {
 			holders++
 			seen[operator(m)] = true
 		}
@@ -136,8 +136,25 @@ func (r roster) eligible() (holders, operators int) {
 // zone must neither lose nor leak the secret where n and k allow that.
 func (s shape) zoneLimit() int { return max(1, min(s.k-1, s.n-s.k)) }
 
-// place picks n seats and the standbys.
+// place picks n seats and the standbys. Nodes that are being drained get a seat
+// only when there is no other way to put at all.
 func (p *placing) place() (*placed, error) {
+	out, err := p.placeOnce()
+	if err == nil {
+		return out, nil
+	}
+	if r, any := p.roster.withDrained(); any {
+		q := *p
+		q.roster = r
+		if again, err := q.placeOnce(); err == nil {
+			again.notes = append(again.notes, "a node that is being drained gets a seat: without it there are too few holders")
+			return again, nil
+		}
+	}
+	return nil, err
+}
+
+func (p *placing) placeOnce() (*placed, error) {
 	ranked := p.ranked()
 	out := &placed{}
 	var err error
@@ -160,11 +177,11 @@ func (p *placing) place() (*placed, error) {
 
 // inOrder puts candidates in the order of preference: seats of the generation
 // before that can take it now, others that can, then those that cannot now, in
-// the same order.
+// the same order, and last those that are being drained.
 func (p *placing) inOrder(ranked []Member) []Member {
 	class := func(m Member) int {
 		kept := p.prev != nil && p.prev.SeatOf(m.ID) != nil
-		return 2*btoi(!ready(m)) + btoi(!kept)
+		return 4*btoi(m.draining) + 2*btoi(!ready(m)) + btoi(!kept)
 	}
 	out := slices.Clone(ranked)
 	slices.SortStableFunc(out, func(a, b Member) int { return cmp.Compare(class(a), class(b)) })
@@ -352,7 +369,7 @@ func (p *placing) standbys(ranked []Member, seats []key.NodeID) []key.NodeID {
 	var out, same []key.NodeID
 	for _, m := range ranked {
 		switch {
-		case slices.Contains(seats, m.ID) || !ready(m):
+		case slices.Contains(seats, m.ID) || !ready(m) || m.draining:
 		case taken[operator(m)]:
 			same = append(same, m.ID)
 		default:

@@ -18,7 +18,7 @@ const healBundle = 30 * time.Second
 // catchUp has the row of an epoch that this seat missed rebuilt from values of
 // the others.
 func (c *custodian) catchUp(ctx context.Context, s *secretState, e *stored) healOutcome {
-	if !c.healing.spend(int64(e.K) * share.DataKeySize) {
+	if !c.healing.spend(e.Owner, false, int64(e.K)*share.DataKeySize) {
 		return healLater
 	}
 	want, b, liars, err := c.fetchRow(ctx, s, e.asSeat(e.x, e.refresh.ahead))

@@ -177,7 +177,7 @@ func (s *Store) Answer(ctx context.Context, from key.NodeID, verb uint64, body [
 
 // Accepting reports whether this node takes new seats: what the mesh tells its
 // peers as the standing offer.
-func (s *Store) Accepting() bool { return s.cfg.Shelf.Room(0) == nil }
+func (s *Store) Accepting() bool { return !s.cust.drains.isClosed() && s.cfg.Shelf.Room(0) == nil }
 
 // spawn starts a goroutine that may outlive the call that needs it. It ends
 // with Run, or by its own deadline.

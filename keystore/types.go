@@ -32,6 +32,8 @@ type Member struct {
 	SealingKey []byte
 	// LastSeen is when anything last came from the node; zero: not in this run.
 	LastSeen time.Time
+
+	draining bool // the person who asks gives it no seats any more
 }
 
 // Shelf is what the keystore needs of storage.
