@@ -486,3 +486,62 @@ func TestRefreshIsForTheOwnerAndSeats(t *testing.T) {
 		}
 	})
 }
+
+// Past epoch 0 a seat whose row is damaged or gone repairs itself as before, and
+// a seat of a node that is gone is given to another one, whose row comes of the
+// others' values; then the rows are exchanged once more, and the old holder,
+// when it returns, deletes what is worth nothing by then.
+func TestRepairPastEpochZero(t *testing.T) {
+	gone5(t, func(t *testing.T, f *fakeNet, p Person, put PutResult) {
+		f.nodes[4].start()
+		time.Sleep(time.Minute)
+		for e := range uint32(2) {
+			if r := mustRefresh(t, f.nodes[6].store, p, "a"); r.Epoch != e+1 {
+				t.Fatalf("%+v", r)
+			}
+			settledAt(t, f, put.ID, e+1, f.nodes[:5])
+		}
+		g := mustGet(t, f.nodes[6].store, p, "a", []byte("v"))
+		if r, err := VerifyReceipt(g.Receipt); err != nil || r.Network != f.id {
+			t.Fatal(err)
+		}
+		if v := mustVerify(t, f.nodes[6].store, p, "a"); v.Good != 5 {
+			t.Fatalf("%+v", v)
+		}
+		lost := f.nodes[2]
+		before := lost.shelfRows()
+		lost.wipe(share.BucketRow)
+		good(t, f, p, "a", 5, 30*time.Hour)
+		if after := lost.shelfRows(); len(after) != 1 || !bytes.Equal(after[0].row, before[0].row) {
+			t.Fatal("the row is not the one that was lost")
+		}
+		old := f.nodes[4]
+		old.stop()
+		r := mustRepair(t, f.nodes[0].store, p, "a", RepairOptions{To: []key.NodeID{f.nodes[6].id}})
+		if len(r.Moved) != 1 || r.Good != 5 {
+			t.Fatalf("%+v", r)
+		}
+		to := f.node(r.Moved[0].To)
+		if e := to.held(t, put.ID); e.epoch != 2 {
+			t.Fatalf("the new holder is at epoch %d", e.epoch)
+		}
+		now := append(slices.Clone(f.nodes[:4]), to)
+		time.Sleep(3 * time.Hour) // a seat was given away: that is a reason
+		settledAt(t, f, put.ID, 3, now)
+		for _, n := range now {
+			mustGet(t, n.store, p, "a", []byte("v"))
+		}
+		if v := mustVerify(t, f.nodes[0].store, p, "a"); v.Good != 5 {
+			t.Fatalf("%+v", v)
+		}
+		if m := now[0].held(t, put.ID).SignedManifest; opens(t, m, append(old.shelfRows(), now[0].shelfRows()[0], now[1].shelfRows()[0])) {
+			t.Fatal("the old holder's row opens the secret with two of now")
+		}
+		old.start()
+		time.Sleep(3 * time.Hour)
+		if rows := old.shelfRows(); len(rows) != 0 {
+			t.Fatalf("the old holder keeps %d rows", len(rows))
+		}
+		mustGet(t, f.nodes[0].store, p, "a", []byte("v"))
+	})
+}

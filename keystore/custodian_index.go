@@ -22,6 +22,7 @@ type summary struct {
 	moves    []key.Hash         // Reassigns of what is there
 	expires  uint64             // the earliest of the rows here; 0: never
 	age      uint64             // when the committed row came into force; 0: there is none
+	moved    bool               // a seat of it was given to another node
 	charges  []charge
 	tombs    int64 // bytes of tombstones, which the record's operator pays
 }
@@ -61,6 +62,7 @@ func summaryOf(r *stateRecord) summary {
 		for _, e := range r.Epochs {
 			s.age = max(s.age, e.Since)
 		}
+		s.moved = r.Reassign != nil && len(r.Reassign.Moves) > 0
 	}
 	return s
 }
@@ -105,6 +107,7 @@ type index struct {
 	moves   map[key.Hash][]key.Hash // id -> H(reassign) of those in it
 	expires map[key.Hash]uint64
 	ages    map[key.Hash]uint64
+	moved   map[key.Hash]uint64 // the ages of those of which a seat was given away
 	lists   map[listKey]*idList
 	used    map[payer]usage
 }
@@ -112,7 +115,7 @@ type index struct {
 func newIndex(l Limits) *index {
 	return &index{
 		limits: l, floors: map[key.Hash]key.Hash{}, tombs: map[key.Hash]key.Hash{}, moves: map[key.Hash][]key.Hash{},
-		expires: map[key.Hash]uint64{}, ages: map[key.Hash]uint64{}, lists: map[listKey]*idList{}, used: map[payer]usage{},
+		expires: map[key.Hash]uint64{}, ages: map[key.Hash]uint64{}, moved: map[key.Hash]uint64{}, lists: map[listKey]*idList{}, used: map[payer]usage{},
 	}
 }
 
@@ -125,6 +128,7 @@ func (x *index) replace(id key.Hash, was, now summary) {
 	set(x.expires, id, now.expires, now.expires == 0)
 	set(x.moves, id, now.moves, len(now.moves) == 0)
 	set(x.ages, id, now.age, now.age == 0)
+	set(x.moved, id, now.age, !now.moved || now.age == 0)
 	if was.listed != now.listed || was.owner != now.owner || !slices.Equal(was.parties, now.parties) {
 		x.unlist(id, was)
 		x.list(id, now)
@@ -209,13 +213,13 @@ func (x *index) expired(t uint64) []key.Hash {
 }
 
 // aged returns the secrets whose committed row came into force at or before t,
-// the oldest first.
-func (x *index) aged(t uint64) []key.Hash {
+// or before now when a seat was given away, the oldest first.
+func (x *index) aged(t, now uint64) []key.Hash {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	var out []key.Hash
 	for id, at := range x.ages {
-		if at <= t {
+		if _, moved := x.moved[id]; at <= t || moved && at <= now {
 			out = append(out, id)
 		}
 	}

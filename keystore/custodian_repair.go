@@ -279,7 +279,7 @@ func (c *custodian) repairSeat(ctx context.Context, s *secretState, e *stored, x
 	defer clear(row)
 	msg := healMsg{manifest: e.Hash, epoch: e.epoch, proof: seat.proof, x: x, row: row}
 	if payload {
-		if msg.payload = c.fetchPayload(ctx, s, e, x); msg.payload == nil {
+		if msg.payload = c.fetchPayload(ctx, s, seat, x); msg.payload == nil {
 			return healAgain
 		}
 	}

@@ -1,7 +1,6 @@
 package keystore
 
 import (
-	"bytes"
 	"cmp"
 	"slices"
 
@@ -533,7 +532,7 @@ func (s *secretState) finish(w *writes) bool {
 func (s *secretState) repairEpoch(f holderFacts, proof *share.OpenedEpoch, row shamir.Row) stepResult {
 	e := s.committed
 	if e == nil || e.Hash != proof.Manifest || e.x == 0 || !e.row || e.refresh == nil || e.refresh.ahead == nil ||
-		!bytes.Equal(e.refresh.ahead.Bytes, proof.Bytes) || !rowGood(e.version, proof, e.x, row) {
+		proof.Number() < e.refresh.ahead.Number() || !rowGood(e.version, proof, e.x, row) {
 		return refuse(custody.Refused, "no such row is wanted here")
 	}
 	next := s.clone()

@@ -173,7 +173,8 @@ func (c *custodian) refreshDue(ctx context.Context) {
 		return
 	}
 	now := unix()
-	for _, id := range c.index.aged(now - min(now, uint64(c.cfg.RefreshEvery/time.Second))) {
+	ids := c.index.aged(now-min(now, uint64(c.cfg.RefreshEvery/time.Second)), now)
+	for _, id := range ids {
 		if ctx.Err() != nil {
 			return
 		}
@@ -210,8 +211,17 @@ func (c *custodian) due(s *secretState, now uint64) bool {
 		return false
 	}
 	every := uint64(c.cfg.RefreshEvery / time.Second)
-	turn := e.dueAfter(every) + uint64(s.turn(c.self))*uint64(takeOver/time.Second)
-	return now >= e.age()+turn
+	turn := uint64(s.turn(c.self)) * uint64(takeOver/time.Second)
+	if s.movedSince(e) {
+		return now >= e.age()+turn
+	}
+	return now >= e.age()+e.dueAfter(every)+turn
+}
+
+// movedSince reports whether a seat was given to another node since the row here
+// came into force: what the old holder has is to be worth nothing.
+func (s *secretState) movedSince(e *stored) bool {
+	return slices.ContainsFunc(s.moves, func(m *move) bool { return m.Manifest == e.Hash && m.active && m.Epoch >= e.epoch })
 }
 
 // age is when the row in force came into force, unix seconds.

@@ -41,16 +41,30 @@ func (c *custodian) catchUp(ctx context.Context, s *secretState, e *stored) heal
 }
 
 // leaveEpoch is leaveTo past epoch 0: the new holder's word must be of the epoch
-// that is in force here.
+// that is in force here, or of a later one that it shows.
 func (c *custodian) leaveEpoch(ctx context.Context, s *secretState, e *stored, to key.NodeID) healOutcome {
-	q := &custody.Epoch{ID: e.ID, Manifest: e.Hash, Epoch: e.proof.Bytes}
-	var reply custody.EpochReply
-	if c.call(ctx, to, custody.VerbEpoch, q, &reply) != nil || reply.Outcome != custody.OK {
-		return healAgain
+	proof := e.proof
+	for range 2 {
+		q := &custody.Epoch{ID: e.ID, Manifest: e.Hash, Epoch: proof.Bytes}
+		var reply custody.EpochReply
+		if c.call(ctx, to, custody.VerbEpoch, q, &reply) != nil {
+			return healAgain
+		}
+		if reply.Outcome == custody.OK {
+			w, ok := c.openWord(proof, func(x uint8, node key.NodeID) bool { return x == e.x && node == to }, reply.Receipt)
+			if !ok || w.X != e.x {
+				return healAgain
+			}
+			return c.letGo(ctx, e, to)
+		}
+		if reply.Standing == nil {
+			return healAgain
+		}
+		later, err := share.OpenEpoch(c.cfg.ID, reply.Standing.Proof, e.SignedManifest, s.holds(e.version))
+		if err != nil || later.Number() <= proof.Number() {
+			return healAgain
+		}
+		proof = later
 	}
-	w, ok := c.openWord(e.proof, func(x uint8, node key.NodeID) bool { return x == e.x && node == to }, reply.Receipt)
-	if !ok || w.X != e.x {
-		return healAgain
-	}
-	return c.letGo(ctx, e, to)
+	return healAgain
 }
