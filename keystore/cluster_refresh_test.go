@@ -435,15 +435,21 @@ func TestConcurrentCoordinators(t *testing.T) {
 
 // It happens by itself, once in the time that is configured and a tenth.
 func TestRefreshBySchedule(t *testing.T) {
+	const every = 48 * time.Hour
 	refreshBubble(t, func(t *testing.T, f *fakeNet, p Person, id key.Hash, v []byte) {
-		time.Sleep(DefaultRefresh - time.Hour)
+		for _, n := range f.nodes {
+			n.stop()
+			n.refresh = every
+			n.start()
+		}
+		time.Sleep(every - time.Hour)
 		if e := f.nodes[0].held(t, id).epoch; e != 0 {
 			t.Fatalf("epoch %d before its time", e)
 		}
-		time.Sleep(time.Hour + DefaultRefresh/10 + 2*time.Hour)
+		time.Sleep(time.Hour + every/10 + 2*time.Hour)
 		settledAt(t, f, id, 1, f.nodes)
 		f.nodes[1].stop() // whoever's turn it is
-		time.Sleep(DefaultRefresh + DefaultRefresh/10 + 3*time.Hour)
+		time.Sleep(every + every/10 + 3*time.Hour)
 		settledAt(t, f, id, 2, f.nodes)
 		mustGet(t, f.nodes[0].store, p, "a", v)
 	})

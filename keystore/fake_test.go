@@ -125,15 +125,16 @@ func (s *mapShelf) count(b share.Bucket) int {
 
 // fakeNode is one node of a fakeNet: its keys and shelf outlive crashes.
 type fakeNode struct {
-	net    *fakeNet
-	key    key.NodePrivate
-	id     key.NodeID
-	member Member
-	shelf  *mapShelf
-	seal   *seal.PrivateKey
-	audit  *fakeAudit // nil: none
-	log    Auditor    // instead of audit
-	rolled bool       // peers know more of it than its disk
+	net     *fakeNet
+	key     key.NodePrivate
+	id      key.NodeID
+	member  Member
+	shelf   *mapShelf
+	seal    *seal.PrivateKey
+	audit   *fakeAudit    // nil: none
+	log     Auditor       // instead of audit
+	refresh time.Duration // Config.RefreshEvery
+	rolled  bool          // peers know more of it than its disk
 
 	store  *Store
 	cancel context.CancelFunc
@@ -377,6 +378,7 @@ func (n *fakeNode) start() {
 	if n.log != nil {
 		cfg.Audit = n.log
 	}
+	cfg.RefreshEvery = n.refresh
 	cfg.RolledBack = func() bool { return n.rolled }
 	cfg.Persons = func() []key.PersonPublic { return n.member.Persons }
 	cfg.SealingKeys = func() []*seal.PrivateKey { return []*seal.PrivateKey{n.seal} }
