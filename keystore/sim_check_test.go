@@ -21,9 +21,12 @@ func (s *sim) promised(n *simNode, m *version) {
 	}
 	for _, o := range s.deals {
 		// With a certificate of d the promise to o is worth nothing any more.
-		if o != d && o.Gen == d.Gen && o.promises[n.id] && !s.maybeDeleted(o.Gen) && !s.certifiable(d) {
+		if o != d && o.Gen == d.Gen && o.promises[n.id] && !o.dead && !s.maybeDeleted(o.Gen) && !s.certifiable(d) {
 			s.broken("%s gave two receipts for generation %d", n.name(), d.Gen)
 		}
+	}
+	if d.refused[n.id] {
+		s.broken("%s promises generation %d, for which it has signed Refused", n.name(), d.Gen)
 	}
 	d.promises[n.id] = true
 }
@@ -148,8 +151,16 @@ func (s *sim) check() {
 		if d.never && s.certifiable(d) {
 			s.broken("generation %d was called not stored and has a certificate", d.Gen)
 		}
+		if d.dead && s.certifiable(d) && !s.overtaken(d) {
+			s.broken("generation %d is dead and has a certificate", d.Gen)
+		}
 		s.alone(d)
 	}
+}
+
+// overtaken: another successor of d's prev is certified, which is death too.
+func (s *sim) overtaken(d *simDeal) bool {
+	return slices.ContainsFunc(s.deals, func(e *simDeal) bool { return e != d && e.Gen > d.Gen && s.certifiable(e) })
 }
 
 // recoverable: what was acknowledged, or something above it, can be rebuilt from
@@ -225,15 +236,32 @@ func (s *sim) rest() {
 		s.note("a fork")
 		return
 	}
-	s.readAll("at rest", false) // who finds receipts enough completes what nobody settles
+	for _, n := range s.nodes {
+		for _, e := range n.disk.live() {
+			if s.plan.liars+s.lost == 0 && !s.passedCertified(s.byHash[e.Hash]) {
+				s.broken("at rest generation %d is still pending at %s", e.Gen, n.name())
+			}
+		}
+	}
+	s.readAll("at rest", false) // with holders gone, who finds receipts enough completes what nobody can settle
 	s.settleDown()
 	first := s.readAll("at rest", true)
 	s.putMore(first)
 }
 
+// passedCertified: d passes a write that has its certificate all the same. The
+// seats that took that cannot promise d any more, those that promised d cannot
+// refuse it: it stays until the next plain put, which passes it.
+func (s *sim) passedCertified(d *simDeal) bool {
+	return slices.ContainsFunc(d.before, func(b *simDeal) bool { return b != d.prev && s.certifiable(b) })
+}
+
 // settleDown lets holders and finishers work until nothing changes.
 func (s *sim) settleDown() {
-	for range 12 {
+	for quiet, round := 0, 0; quiet < 2; round++ {
+		if round > 40 {
+			s.broken("the holders change for ever")
+		}
 		before := s.changes
 		for _, n := range s.nodes {
 			if n.dead {
@@ -254,6 +282,10 @@ func (s *sim) settleDown() {
 					n.passTo(c, to)
 				}
 			}
+			for _, it := range slices.Clone(n.settling()) {
+				n.settleOne(it)
+				s.drain()
+			}
 			for _, t := range n.mem.tombs {
 				for _, to := range t.seats {
 					n.bury(t, to)
@@ -262,11 +294,10 @@ func (s *sim) settleDown() {
 			s.drain()
 		}
 		s.now += 60
-		if s.changes == before {
-			return
+		if quiet++; s.changes != before {
+			quiet = 0
 		}
 	}
-	s.broken("the holders change for ever")
 }
 
 // readAll gets the value at every node. With same all must see the same.
@@ -350,10 +381,13 @@ func (s *sim) putMore(last *simOp) {
 	}
 }
 
-// blocked: liars may stop a write. Without W5 so may four pendings that nobody
-// finishes, and a pending that is passed when a seat of it never heard of it and
-// so does not believe that it is concerned.
+// blocked: liars may stop a write. Where holders are gone, so may four pendings
+// that cannot be settled, and a pending that is passed when a seat of it never
+// heard of it and so does not believe that it is concerned.
 func (s *sim) blocked(d *simDeal) bool {
+	if s.plan.liars+s.lost == 0 {
+		return false
+	}
 	for _, n := range s.nodes {
 		if n.liar || len(n.disk.live()) >= maxPending {
 			return true

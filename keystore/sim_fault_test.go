@@ -20,6 +20,18 @@ type simFault struct {
 	anyX     bool // a reader takes the x that it is told
 	untold   bool // prev's seats are not told
 	noRow    bool // a seat commits without its row
+	fewDead  bool // n-w+1 refusals are taken for death
+}
+
+// poll is a poll with the fault that concerns it.
+func (f *simFault) poll(p *poll) *poll {
+	if f.fewDead {
+		for i := range p.groups {
+			m := p.groups[i].m
+			p.groups[i].dead = m.N() - int(m.W) + 1
+		}
+	}
+	return p
 }
 
 // prepare is secretState.prepare with the faults that concern it.
@@ -108,6 +120,7 @@ func TestPlantedFaults(t *testing.T) {
 		{"x unchecked", simFault{anyX: true}},
 		{"prev's seats not told", simFault{untold: true}},
 		{"a seat commits without its row", simFault{noRow: true}},
+		{"n-w+1 refusals taken for death", simFault{fewDead: true}},
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			t.Parallel()

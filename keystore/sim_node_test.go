@@ -28,7 +28,8 @@ type simNode struct {
 	disk  *secretState
 	recs  map[share.Place][]byte
 	shelf *mapShelf
-	undo  *simUndo // what a crash takes back, for the fault "receipt before fsync"
+	items []*simItem // what is to be settled; memory
+	undo  *simUndo   // what a crash takes back, for the fault "receipt before fsync"
 
 	mem   *secretState
 	store *Store                 // what a writer and a reader remember
@@ -94,7 +95,7 @@ func (n *simNode) crash(when string) {
 	if n.undo != nil {
 		n.disk, n.recs, n.undo = n.undo.disk, n.undo.recs, nil
 	}
-	n.up, n.mem, n.store, n.old = false, nil, nil, nil
+	n.up, n.mem, n.store, n.old, n.items = false, nil, nil, nil, nil
 	n.inc++
 	if n.busy != nil {
 		n.busy.end("crashed")
@@ -137,6 +138,9 @@ func (n *simNode) sign(p *promise) key.Object {
 // answered, and a crash may come before or after that. false: it crashed.
 func (n *simNode) step(from *simNode, what string, do func(*secretState, holderFacts) stepResult) (stepResult, bool) {
 	s := n.s
+	if !n.up { // it crashed at an earlier step of the same turn
+		return stepResult{}, false
+	}
 	r := do(n.mem, n.facts(from))
 	if r.next == nil {
 		return r, true
@@ -199,6 +203,8 @@ func (n *simNode) prepare(from *simNode, p prepareMsg) *custody.PrepareReply {
 	}
 	if r.sign != nil {
 		reply.Receipt = n.sign(r.sign).Encode()
+	}
+	if r.outcome == custody.OK {
 		s.promised(n, p.m)
 	}
 	return reply
@@ -453,6 +459,8 @@ func (w simWords) String() string {
 		return outcome(r.Outcome, r.Why)
 	case *custody.LocateReply:
 		return outcome(r.Outcome, fmt.Sprintf("floor %d, %d pending", r.State.Floor.Gen, len(r.State.Pending)))
+	case *simWord:
+		return outcome(r.outcome, r.why) + fmt.Sprint(" word ", r.word)
 	case *simRow:
 		return outcome(r.outcome, r.why)
 	}

@@ -26,6 +26,7 @@ type simDeal struct {
 	prev     *simDeal
 	before   []*simDeal          // prev and what force names
 	promises map[key.NodeID]bool // honest nodes that gave a receipt
+	refused  map[key.NodeID]bool // honest nodes that signed Refused
 	acked    bool                // somebody was told that it is stored
 	never    bool                // somebody was told that it never will be
 	dead     bool                // settled: it never will be
@@ -35,7 +36,7 @@ type simDeal struct {
 // deal makes the next generation. Its data key and rows come out of the seed,
 // by the formula of protocol.md section 3.
 func (s *sim) deal(m share.Manifest, nodes []*simNode, op *simOp) *simDeal {
-	d := &simDeal{rows: map[key.NodeID][]byte{}, op: op, promises: map[key.NodeID]bool{}}
+	d := &simDeal{rows: map[key.NodeID][]byte{}, op: op, promises: map[key.NodeID]bool{}, refused: map[key.NodeID]bool{}}
 	d.value = fmt.Sprintf("value %d of schedule %d", len(s.deals), s.seed)
 	ctx, k := m.Context(), int(m.K)
 	grid := make([][][]byte, k)

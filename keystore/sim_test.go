@@ -248,8 +248,10 @@ func (s *sim) happen() {
 		s.begin(n)
 	case what < 54:
 		n.passOn()
-	case what < 66:
+	case what < 61:
 		n.finish()
+	case what < 68:
+		n.settle()
 	case what < 70:
 		n.flush()
 	case what < 74 && s.plan.crash > 0 && n.up:

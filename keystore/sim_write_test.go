@@ -222,7 +222,7 @@ func (x *simWrite) prepare(id key.NodeID, brought bool, done func(event)) {
 			done(e)
 			return
 		}
-		e.there = &r.There
+		e.there, e.never = &r.There, r.Outcome == custody.Refused && x.write.refused(id, r.Receipt)
 		if brought || !r.NeedPrev || x.prev == nil && len(x.tomb) == 0 {
 			done(e)
 			return
