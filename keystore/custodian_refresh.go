@@ -132,19 +132,19 @@ func (c *custodian) sealingKey(node key.NodeID) []byte {
 }
 
 // dealings are what is kept of the bundle in force, nil for nothing.
-func (c *custodian) dealings(e *stored) *dealingsRecord {
+func (c *custodian) dealings(e *stored) *custody.Dealings {
 	if e.refresh == nil || e.refresh.now.Dealt.IsZero() {
 		return nil
 	}
 	return c.dealingsOf(e, e.refresh.now)
 }
 
-func (c *custodian) dealingsOf(e *stored, d dealtRow) *dealingsRecord {
+func (c *custodian) dealingsOf(e *stored, d dealtRow) *custody.Dealings {
 	b, err := c.cfg.Shelf.Load(dealingsPlace(e, d))
 	if err != nil {
 		return nil // passed on by others, or the seat repairs
 	}
-	out := new(dealingsRecord)
+	out := new(custody.Dealings)
 	if key.Unmarshal(b, out) != nil {
 		return nil
 	}
@@ -434,7 +434,7 @@ func (c *custodian) openEpoch(s *secretState, e *stored, q *custody.Epoch) (*epo
 		}
 	}
 	if missing := e.N() - len(m.proof.Acked()); missing > 0 && share.BundleHash(c.cfg.ID, q.Bundle) == m.proof.Bundle {
-		m.rest = &dealingsRecord{Bundle: q.Bundle}
+		m.rest = &custody.Dealings{Bundle: q.Bundle}
 		for _, b := range q.Boxes {
 			if m.proof.Ack(b.X) == nil && e.SeatIndex(b.X) >= 0 && len(b.Boxes) == int(e.K) && len(m.rest.Boxes) < missing && boxesFit(b.Boxes) {
 				m.rest.Boxes = append(m.rest.Boxes, b)

@@ -185,7 +185,7 @@ func (s *secretState) refreshed(f holderFacts, manifest key.Hash) (*stored, stri
 
 // standing is what this seat tells of itself to other seats. dealings are the
 // kept bundle of the row in force.
-func (s *secretState) standing(e *stored, dealings *dealingsRecord) *custody.Standing {
+func (s *secretState) standing(e *stored, dealings *custody.Dealings) *custody.Standing {
 	out := &custody.Standing{Epoch: e.epoch, Over: true}
 	if e.proof != nil {
 		out.Proof = e.proof.Bytes
@@ -204,13 +204,6 @@ func (s *secretState) standing(e *stored, dealings *dealingsRecord) *custody.Sta
 		out.Bundle = dealings.Bundle
 	}
 	return out
-}
-
-// dealingsRecord is what is kept of a bundle to pass it on.
-type dealingsRecord struct {
-	key.Head
-	Bundle []byte              `cbor:"1,keyasint"`
-	Boxes  []custody.SeatBoxes `cbor:"2,keyasint"` // of seats that have not acknowledged
 }
 
 // ackMsg is a BUNDLE that was verified for this seat: its signatures, the
@@ -306,7 +299,7 @@ func (e *stored) promiseRow(r *refreshing, q ackMsg, w *writes) {
 		w.put(dealingsPlace(e, r.dealt[0]), nil)
 		r.dealt = r.dealt[1:]
 	}
-	rec := key.Marshal(&dealingsRecord{Bundle: q.bytes})
+	rec := key.Marshal(&custody.Dealings{Bundle: q.bytes})
 	d := dealtRow{Dealt: q.bundle.Dealt, Bundle: q.bundle.Hash, Size: uint64(len(rec))}
 	r.dealt = append(r.dealt, d)
 	w.put(dealtPlace(e, d), q.row.Encode())
@@ -340,7 +333,7 @@ type epochMsg struct {
 	dealt key.Hash   // the dealings that it is of; zero: not known here
 	row   shamir.Row // this seat's row of it, judged by the step; nil: none can be made
 	// rest is what is kept for seats that have not acknowledged, nil for nothing.
-	rest  *dealingsRecord
+	rest  *custody.Dealings
 	words []seatWord // Committed of distinct seats over its bundle, verified
 }
 

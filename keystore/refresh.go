@@ -288,7 +288,7 @@ func (c *custodian) passEpoch(ctx context.Context, id key.Hash) {
 
 // epochCall is the EPOCH to a seat: with what it takes to make its row when it
 // did not acknowledge.
-func (c *custodian) epochCall(e *stored, x uint8, kept *dealingsRecord, words []seatWord) *custody.Epoch {
+func (c *custodian) epochCall(e *stored, x uint8, kept *custody.Dealings, words []seatWord) *custody.Epoch {
 	q := &custody.Epoch{ID: e.ID, Manifest: e.Hash, Epoch: e.proof.Bytes}
 	if e.proof.Ack(x) == nil && kept != nil {
 		q.Bundle, q.Boxes = kept.Bundle, kept.Boxes

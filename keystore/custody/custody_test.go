@@ -67,6 +67,8 @@ func bodies() map[string]key.Body {
 		"Notify": new(Notify), "NotifyReply": new(NotifyReply), "Head": new(Head), "HeadReply": new(HeadReply), "Proof": new(Proof),
 		"Settle": new(Settle), "SettleReply": new(SettleReply), "Recall": new(Recall), "RecallReply": new(RecallReply),
 		"Audit": new(Audit), "AuditReply": new(AuditReply), "Repair": new(Repair), "RepairReply": new(RepairReply),
+		"Deal": new(Deal), "DealReply": new(DealReply), "Bundle": new(Bundle), "BundleReply": new(BundleReply),
+		"Epoch": new(Epoch), "EpochReply": new(EpochReply), "Refresh": new(Refresh), "RefreshReply": new(RefreshReply), "Dealings": new(Dealings),
 	}
 	for _, b := range out {
 		var n byte
@@ -89,6 +91,7 @@ func TestVectors(t *testing.T) {
 			"Name", "Approve", "ApproveReply", "Notify", "NotifyReply", "Head", "HeadReply", "Proof",
 			"Settle", "SettleReply", "Recall", "RecallReply",
 			"Audit", "AuditReply", "Repair", "RepairReply",
+			"Deal", "DealReply", "Bundle", "BundleReply", "Epoch", "EpochReply", "Refresh", "RefreshReply", "Dealings",
 		} {
 			fmt.Fprintf(&out, "%s %x\n", name, key.Marshal(all[name]))
 		}
@@ -185,6 +188,12 @@ func fuzz[B any, P interface {
 	})
 }
 
+func FuzzDealReply(f *testing.F)    { fuzz[DealReply](f, "DealReply") }
+func FuzzBundle(f *testing.F)       { fuzz[Bundle](f, "Bundle") }
+func FuzzBundleReply(f *testing.F)  { fuzz[BundleReply](f, "BundleReply") }
+func FuzzEpoch(f *testing.F)        { fuzz[Epoch](f, "Epoch") }
+func FuzzEpochReply(f *testing.F)   { fuzz[EpochReply](f, "EpochReply") }
+func FuzzRefreshReply(f *testing.F) { fuzz[RefreshReply](f, "RefreshReply") }
 func FuzzPrepare(f *testing.F)      { fuzz[Prepare](f, "Prepare") }
 func FuzzPrepareReply(f *testing.F) { fuzz[PrepareReply](f, "PrepareReply") }
 func FuzzCommit(f *testing.F)       { fuzz[Commit](f, "Commit") }

@@ -127,6 +127,14 @@ type RefreshReply struct {
 	Said    []string `cbor:"7,keyasint"` // why, for each
 }
 
+// Dealings are what a seat keeps of a bundle while others may need it. It is no
+// call's body but a record.
+type Dealings struct {
+	key.Head
+	Bundle []byte      `cbor:"1,keyasint"`
+	Boxes  []SeatBoxes `cbor:"2,keyasint"` // of seats that have not acknowledged
+}
+
 // EpochRow is the row of an older epoch in a [RecoverReply], while a refresh is
 // not over.
 type EpochRow struct {
