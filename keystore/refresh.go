@@ -31,7 +31,7 @@ const (
 	refreshPause = 6 * time.Hour
 	// refreshLimit bounds one attempt.
 	refreshLimit = 2 * time.Minute
-	// passPause is the least time between two rounds of passing an epoch on.
+	// passPause is about the time between two rounds of passing epochs on.
 	passPause = 15 * time.Second
 )
 
@@ -118,7 +118,7 @@ func (c *custodian) runRefresh(ctx context.Context) {
 	pass, look := time.NewTimer(0), time.NewTimer(refreshLook/2+rand.N(refreshLook))
 	defer pass.Stop()
 	defer look.Stop()
-	last := time.Time{}
+	soon := false
 	for {
 		select {
 		case <-ctx.Done():
@@ -126,13 +126,12 @@ func (c *custodian) runRefresh(ctx context.Context) {
 		case <-c.refreshes.wake:
 			// A coordinator elsewhere tells the seats at once; what it does not
 			// reach is told after a while.
-			if wait := passPause - time.Since(last); wait > 0 {
-				pass.Reset(wait)
-				continue
+			if !soon {
+				soon = true
+				pass.Reset(passPause/2 + rand.N(passPause))
 			}
-			pass.Reset(passPause/2 + rand.N(passPause))
 		case <-pass.C:
-			last = time.Now()
+			soon = false
 			pass.Reset(passPause*4/5 + rand.N(passPause*2/5))
 			for _, id := range c.refreshes.all() {
 				if ctx.Err() != nil {

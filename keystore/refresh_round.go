@@ -55,7 +55,11 @@ func askSeats[R any, P interface {
 	var mu sync.Mutex
 	var g sync.WaitGroup
 	out := make(map[uint8]P, len(r.seats))
+	online := r.c.members.get(r.c.cfg.Network).online
 	for _, seat := range r.seats {
+		if seat.Node != r.c.self && !online[seat.Node] {
+			continue // told when it is back
+		}
 		q := body(seat)
 		if q == nil {
 			continue
