@@ -55,6 +55,32 @@ func (s *sim) certifiable(d *simDeal) bool {
 	return true
 }
 
+// shown: the certificate of d is on an honest disk that is left, or the receipts
+// for it are.
+func (s *sim) shown(d *simDeal) bool {
+	have := map[key.NodeID]bool{}
+	for _, n := range s.nodes {
+		if n.dead || n.liar {
+			continue
+		}
+		e := n.disk.find(d.Hash)
+		if e != nil && len(e.cert) > 0 {
+			return true
+		}
+		have[n.id] = e != nil && e.promised != 0
+	}
+	for _, b := range append([]*simDeal{d}, d.before...) {
+		need := share.PrevNeed(&b.Manifest, func(id key.NodeID) bool { return b != d && s.node(id).dead })
+		for _, seat := range b.Seats {
+			need -= btoi(have[seat.Node] || s.node(seat.Node).liar)
+		}
+		if need > 0 {
+			return false
+		}
+	}
+	return true
+}
+
 // rows counts good rows of d on the disks that are left at honest nodes; old
 // says whether history counts.
 func (s *sim) rows(d *simDeal, old bool) int {
@@ -167,7 +193,7 @@ func (s *sim) overtaken(d *simDeal) bool {
 // the honest disks that are left; and what was before can not.
 func (s *sim) recoverable(d *simDeal) {
 	if !slices.ContainsFunc(s.deals, func(e *simDeal) bool {
-		return e.Gen >= d.Gen && s.rows(e, true) >= int(e.K) && s.certifiable(e)
+		return e.Gen >= d.Gen && s.rows(e, true) >= int(e.K) && s.shown(e)
 	}) {
 		s.broken("generation %d was acknowledged and is lost: %d rows are left", d.Gen, s.rows(d, true))
 	}

@@ -20,6 +20,7 @@ type simFault struct {
 	anyX     bool // a reader takes the x that it is told
 	untold   bool // prev's seats are not told
 	noRow    bool // a seat commits without its row
+	forgets  bool // who gives up a seat forgets the certificate
 	fewDead  bool // n-w+1 refusals are taken for death
 }
 
@@ -82,6 +83,9 @@ func (f *simFault) commit(n *simNode, s *secretState, facts holderFacts, c commi
 		r.next.committed = &e
 		r.writes, r.outcome, r.sign, r.prevGone = w.list, custody.OK, e.receipt(), true
 	}
+	if f.forgets && r.next != nil && r.next.kept != nil && r.next.kept.SeatOf(n.id) == nil {
+		r.next.kept = nil
+	}
 	return r
 }
 
@@ -120,6 +124,7 @@ func TestPlantedFaults(t *testing.T) {
 		{"x unchecked", simFault{anyX: true}},
 		{"prev's seats not told", simFault{untold: true}},
 		{"a seat commits without its row", simFault{noRow: true}},
+		{"who gives up a seat forgets the certificate", simFault{forgets: true}},
 		{"n-w+1 refusals taken for death", simFault{fewDead: true}},
 	} {
 		t.Run(c.what, func(t *testing.T) {
