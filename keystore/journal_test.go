@@ -28,6 +28,7 @@ func journalWrite(t testing.TB) *write {
 	s := &Store{cfg: Config{ID: key.NetworkID{9}}, known: newMemory()}
 	s.cfg.Network = noNetwork{}
 	s.cfg.Shelf = newMapShelf()
+	s.cust = &custodian{drains: newDrains(s.cfg.Shelf)}
 	m := share.Manifest{Owner: owner.Public(), Salt: key.T("keymesh/v1/salt"), Gen: 1, Suite: share.SuiteShamir, K: 2, W: 3,
 		KC: key.Hash{3}, Length: 272, Label: []byte{1}, Policy: []byte{0xa1}, Created: 1_700_000_000}
 	m.ID = share.ID(m.Owner, m.Salt)
