@@ -173,6 +173,8 @@ func (c *custodian) answer(ctx context.Context, from key.NodeID, verb uint64, bo
 		return serve(ctx, c, from, body, c.notified)
 	case custody.VerbAudit:
 		return serve(ctx, c, from, body, c.possessed)
+	case custody.VerbPoll:
+		return serve(ctx, c, from, body, c.poll)
 	case custody.VerbReassign:
 		return serve(ctx, c, from, body, c.reassigned)
 	case custody.VerbRepair:

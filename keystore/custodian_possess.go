@@ -75,6 +75,7 @@ func (c *custodian) auditRound(ctx context.Context, round int) {
 			}
 		}
 	}
+	c.reassignRound(ctx)
 	for _, node := range c.possess.newlySilent(c.clock.now()) {
 		c.note(ctx, AuditRecord{Kind: "suspect", Node: node, Detail: fmt.Sprintf("silent for 24 h; it holds %d seats beside this node's", len(due[node]))})
 	}

@@ -41,7 +41,7 @@ func (s *secretState) commit(f holderFacts, c commitMsg) stepResult {
 	next.charge(f, m.Owner)
 	var w writes
 	e := &stored{version: m, cert: c.bytes, before: before, committedAt: f.now, operator: s.payer(f)}
-	seat := s.seatAt(m, f.self) != 0
+	seat := s.ownSeat(m, f.self) != 0
 	done := next.certified(f, e, &w)
 	if why := was.roomFor(f, next, e); why != "" {
 		return refuse(custody.Full, "%s", why)
@@ -61,7 +61,7 @@ func (s *secretState) commit(f holderFacts, c commitMsg) stepResult {
 // commitAgain answers what needs no verification: it is committed or kept
 // already, or something newer or a tombstone is here.
 func (s *secretState) commitAgain(f holderFacts, m *version) (stepResult, bool) {
-	seat := s.seatAt(m, f.self) != 0
+	seat := s.ownSeat(m, f.self) != 0
 	switch {
 	case s.covered(m.Gen):
 		r := refuse(custody.Refused, "the generation is deleted")
@@ -76,7 +76,7 @@ func (s *secretState) commitAgain(f holderFacts, m *version) (stepResult, bool) 
 	case !seat && s.floor.Manifest == m.Hash && s.floor.Gen == m.Gen:
 		e := &stored{version: m, committedAt: f.now}
 		return stepResult{outcome: custody.OK, sign: e.receipt(), prevGone: s.prevGone(m)}, true
-	case m.Gen <= s.committedGen() || (m.Gen <= s.floor.Gen && !s.rowPending(m.Hash)):
+	case m.Gen <= s.committedGen() || (m.Gen <= s.floor.Gen && !s.rowPending(m.Hash) && !s.onlyFloor(m)):
 		r := refuse(custody.Conflict, "generation %d is here", s.floor.Gen)
 		r.prevGone = s.prevGone(m)
 		return r, true
@@ -108,7 +108,7 @@ func (s *secretState) prevGone(m *version) bool {
 // concerned: the certificate says something about what is or was here. Others
 // may not make a node remember things.
 func (s *secretState) concerned(f holderFacts, m *version, before []*version) bool {
-	if m.SeatOf(f.self) != nil || s.seatAt(m, f.self) != 0 || s.floor.Gen != 0 || len(s.pending) != 0 {
+	if m.SeatOf(f.self) != nil || s.ownSeat(m, f.self) != 0 || s.floor.Gen != 0 || len(s.pending) != 0 {
 		return true
 	}
 	return slices.ContainsFunc(before, func(v *version) bool { return v.SeatOf(f.self) != nil })
@@ -163,7 +163,7 @@ func (s *secretState) certified(f holderFacts, e *stored, w *writes) bool {
 	defer s.settleMoves()
 	base, known := e.distanceTo(s.reference())
 	s.raise(e.version)
-	if s.seatAt(e.version, f.self) == 0 && !s.rowPending(e.Hash) {
+	if s.ownSeat(e.version, f.self) == 0 && !s.rowPending(e.Hash) {
 		if s.committedGen() < e.Gen {
 			// No seat any more: only what keep covers stays, and the
 			// certificate. The old row goes here on its word, so it must not be

@@ -180,7 +180,7 @@ func (s *secretState) moveRoom(f holderFacts, next *secretState) string {
 // its row when a Reassign in force gave it one.
 func (s *secretState) seated(f holderFacts) {
 	c := s.committed
-	if c == nil || s.kept != nil || c.row || s.covered(c.Gen) || s.seatAt(c.version, f.self) == 0 {
+	if c == nil || s.kept != nil || c.row || s.covered(c.Gen) || s.ownSeat(c.version, f.self) == 0 {
 		return
 	}
 	k := *c

@@ -78,7 +78,7 @@ func (s *secretState) lacking(f holderFacts) (*stored, uint8) {
 		if e == nil || e == s.committed && !e.row || s.covered(e.Gen) || e.expired(f.now) {
 			continue
 		}
-		if x := s.seatAt(e.version, f.self); x != 0 && (e.x == x || !e.row) {
+		if x := s.ownSeat(e.version, f.self); x != 0 && (e.x == x || !e.row) {
 			return e, x
 		}
 	}

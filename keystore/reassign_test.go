@@ -352,3 +352,21 @@ func TestRepairMovedAnswer(t *testing.T) {
 		}
 	})
 }
+
+// A node that had a seat of the generation before, and let it go, can be given
+// one of this generation.
+func TestRepairToFormerHolder(t *testing.T) {
+	gone5(t, func(t *testing.T, f *fakeNet, p Person, put PutResult) {
+		var seats []key.NodeID
+		for _, i := range []int{0, 1, 2, 5, 6} {
+			seats = append(seats, f.nodes[i].id)
+		}
+		next := mustPut(t, f.nodes[0].store, p, "a", []byte("w"), PutOptions{Holders: seats})
+		settle(t, f, p, "a", next.Gen)
+		f.nodes[6].stop()
+		r := mustRepair(t, f.nodes[0].store, p, "a", RepairOptions{To: []key.NodeID{f.nodes[3].id}})
+		if r.Good != 5 || r.Gen != next.Gen {
+			t.Fatalf("%+v", r)
+		}
+	})
+}
