@@ -264,7 +264,7 @@ func (s *sim) rest() {
 	}
 	for _, n := range s.nodes {
 		for _, e := range n.disk.live() {
-			if s.plan.liars+s.lost == 0 && !s.passedCertified(s.byHash[e.Hash]) {
+			if s.plan.liars+s.lost == 0 && !s.undecidable(n, s.byHash[e.Hash]) {
 				s.broken("at rest generation %d is still pending at %s", e.Gen, n.name())
 			}
 		}
@@ -275,11 +275,18 @@ func (s *sim) rest() {
 	s.putMore(first)
 }
 
-// passedCertified: d passes a write that has its certificate all the same. The
+// undecidable: what W5 leaves until the next plain put passes it. What d names
+// as prev is deleted, or what it passes has its certificate all the same: the
 // seats that took that cannot promise d any more, those that promised d cannot
-// refuse it: it stays until the next plain put, which passes it.
-func (s *sim) passedCertified(d *simDeal) bool {
-	return slices.ContainsFunc(d.before, func(b *simDeal) bool { return b != d.prev && s.certifiable(b) })
+// refuse it. Or a seat of what d passes has forgotten that manifest, and cannot
+// show the others why it asks.
+func (s *sim) undecidable(n *simNode, d *simDeal) bool {
+	if d.prev != nil && s.maybeDeleted(d.prev.Gen) {
+		return true
+	}
+	return slices.ContainsFunc(d.before, func(b *simDeal) bool {
+		return b != d.prev && (s.certifiable(b) || d.SeatOf(n.id) == nil && n.disk.knownVersion(b.Hash) == nil)
+	})
 }
 
 // settleDown lets holders and finishers work until nothing changes.
