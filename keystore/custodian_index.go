@@ -341,3 +341,17 @@ func (l *idList) page(cursor key.Hash, n int) ([]key.Hash, bool) {
 	rest := l.sorted[i:]
 	return slices.Clone(rest[:min(n, len(rest))]), len(rest) > n
 }
+
+// others is how many secrets of other owners than this one are listed here.
+func (x *index) others(owner key.PersonPublic) int {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	n := 0
+	for k, l := range x.lists {
+		if k.owner == k.person && k.owner != owner {
+			l.settle()
+			n += len(l.sorted)
+		}
+	}
+	return n
+}

@@ -121,6 +121,13 @@ func (c *custodian) list(ctx context.Context, _ key.NodeID, q *custody.List) (ke
 		if s.empty() { // what a tombstone covers is kept only to judge that
 			item.Manifest, item.Cert, item.Before = nil, nil, nil
 		}
+		if cur := s.current(); cur != nil && len(item.Manifest) > 0 && len(s.moves) > 0 {
+			moves := s.moveBytes(cur.version)
+			reply.Moves = append(reply.Moves, custody.ItemMoves{Item: uint64(len(reply.Items)), Reassigns: moves})
+			for _, b := range moves {
+				size += len(b)
+			}
+		}
 		reply.Items = append(reply.Items, item)
 		for _, b := range append([][]byte{item.Manifest, item.Cert, item.Tombstone}, item.Before...) {
 			size += len(b)

@@ -51,7 +51,7 @@ func (s *Store) List(ctx context.Context, p Person, o ListOptions) (Page, error)
 
 // sweep asks every node for all it holds of the person and hands each item to
 // take, one at a time. It returns the holders that did not answer to the end.
-func (s *Store) sweep(ctx context.Context, p Person, r roster, take func(node key.NodeID, st *custody.State)) (silent []key.NodeID, err error) {
+func (s *Store) sweep(ctx context.Context, p Person, r roster, take func(node key.NodeID, st *custody.State, moves [][]byte)) (silent []key.NodeID, err error) {
 	var mu sync.Mutex
 	answered := 0
 	failed := make(map[key.NodeID]bool)
@@ -60,10 +60,10 @@ func (s *Store) sweep(ctx context.Context, p Person, r roster, take func(node ke
 		failed[id] = r[id].Holder
 	}
 	gather(ctx, s, r, nodes, func(ctx context.Context, id key.NodeID) (struct{}, error) {
-		return struct{}{}, s.sweepNode(ctx, p, id, func(st *custody.State) {
+		return struct{}{}, s.sweepNode(ctx, p, id, func(st *custody.State, moves [][]byte) {
 			mu.Lock()
 			defer mu.Unlock()
-			take(id, st)
+			take(id, st, moves)
 		})
 	}, func(id key.NodeID, _ struct{}, err error) bool {
 		if err == nil {
@@ -98,7 +98,7 @@ func describeSilent(r roster, silent []key.NodeID) []SeatState {
 }
 
 // sweepNode reads all pages of one node.
-func (s *Store) sweepNode(ctx context.Context, p Person, id key.NodeID, take func(*custody.State)) error {
+func (s *Store) sweepNode(ctx context.Context, p Person, id key.NodeID, take func(*custody.State, [][]byte)) error {
 	msg := custody.List{Owner: p.Key.Public(), Limit: custody.MaxList}
 	for {
 		msg.Query = s.queries.get(s.cfg.ID, p, id)
@@ -109,8 +109,12 @@ func (s *Store) sweepNode(ctx context.Context, p Person, id key.NodeID, take fun
 		if reply.Outcome != custody.OK {
 			return fmt.Errorf("outcome %d", reply.Outcome)
 		}
+		moves := make(map[uint64][][]byte, len(reply.Moves))
+		for _, m := range reply.Moves {
+			moves[m.Item] = m.Reassigns
+		}
 		for i := range reply.Items {
-			take(&reply.Items[i])
+			take(&reply.Items[i], moves[uint64(i)])
 		}
 		// The cursor must advance, or a liar keeps this going for ever.
 		if !reply.More || slices.Compare(reply.Next[:], msg.Cursor[:]) <= 0 {
@@ -169,7 +173,7 @@ func (l *listing) peek(b []byte) (name string, id key.Hash, ok bool) {
 	return label.Name, m.ID, true
 }
 
-func (l *listing) take(node key.NodeID, st *custody.State) {
+func (l *listing) take(node key.NodeID, st *custody.State, moves [][]byte) {
 	id, ok := l.find(st)
 	if !ok {
 		return
@@ -178,7 +182,11 @@ func (l *listing) take(node key.NodeID, st *custody.State) {
 	if item == nil {
 		return
 	}
-	if err := item.view.merge(node, st); err != nil {
+	err := item.view.merge(node, st)
+	if h := item.view.held[node]; err == nil && h != nil {
+		err = item.view.learnMoves(h.committed, moves)
+	}
+	if err != nil {
 		l.s.log.Debug("a holder lists what does not verify", "node", node.Short(), "err", err)
 	}
 }
@@ -267,13 +275,20 @@ func (v *view) listed(best *certified, label *share.Label) Listed {
 		out.Expires = time.Unix(int64(m.Expires), 0).UTC()
 	}
 	good := 0
-	for _, seat := range m.Seats {
+	place := v.placement(m)
+	for _, seat := range place.Seats() {
+		out.holders = append(out.holders, seat.Node)
 		h := v.held[seat.Node]
 		if h == nil || h.committed != m.Hash {
 			continue
 		}
 		out.Acked += btoi(h.row != custody.RowNone)
 		good += btoi(h.row == custody.RowGood)
+	}
+	for _, r := range place.Moves() { // not over until the new holder has its row
+		if h := v.held[place.Holder(r.X)]; h == nil || h.committed != m.Hash || h.row != custody.RowGood {
+			out.holders = append(out.holders, r.Old)
+		}
 	}
 	out.Margin = good - out.K
 	out.LastRead, out.LastVerified = v.s.touched(m.ID)

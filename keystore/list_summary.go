@@ -3,6 +3,7 @@ package keystore
 import (
 	"context"
 	"crypto/sha256"
+	"slices"
 	"sync"
 	"time"
 
@@ -96,16 +97,18 @@ type counted struct {
 	id       key.Hash
 	gen      uint64
 	k, f     int
-	seats    map[key.NodeID]bool
+	seats    map[key.NodeID]bool // that have not said anything yet
+	rows     map[key.NodeID]bool // whose row is good
+	manifest []byte
+	moves    map[key.Hash][][]byte // Reassigns as shown, each list once
 	shown    int
-	good     int
 	proof    *custody.State // until it has counted
 	from     key.NodeID
 	official bool
 	expired  bool
 }
 
-func (t *tally) take(node key.NodeID, st *custody.State) {
+func (t *tally) take(node key.NodeID, st *custody.State, moves [][]byte) {
 	if len(st.Tombstone) > 0 {
 		if ts, _, err := share.OpenTombstone(t.s.cfg.ID, st.Tombstone); err == nil && ts.Owner == t.owner && ts.Scope == share.ScopeAll {
 			t.dead[ts.ID] = max(t.dead[ts.ID], ts.Gen)
@@ -123,12 +126,12 @@ func (t *tally) take(node key.NodeID, st *custody.State) {
 		c.from = node
 		t.bySum[sum] = c
 	}
+	c.note(node, st, moves)
 	if !c.seats[node] {
 		return
 	}
 	delete(c.seats, node) // one word a seat
 	c.shown++
-	c.good += btoi(st.Row == custody.RowGood)
 	if c.shown > c.f && !c.official {
 		t.promote(c)
 	}
@@ -143,11 +146,47 @@ func (t *tally) read(st *custody.State) *counted {
 	if key.Unmarshal(o.Body, &m) != nil || m.Owner != t.owner || m.Check() != nil {
 		return nil
 	}
-	c := &counted{id: m.ID, gen: m.Gen, k: int(m.K), f: m.F(), expired: expired(&m), seats: make(map[key.NodeID]bool, m.N()), proof: st}
+	c := &counted{id: m.ID, gen: m.Gen, k: int(m.K), f: m.F(), expired: expired(&m), seats: make(map[key.NodeID]bool, m.N()), rows: make(map[key.NodeID]bool, m.N()), manifest: st.Manifest, proof: st}
 	for _, seat := range m.Seats {
 		c.seats[seat.Node] = true
 	}
 	return c
+}
+
+// note takes in the row that a node says it has, and the Reassigns.
+func (c *counted) note(node key.NodeID, st *custody.State, moves [][]byte) {
+	if st.Row == custody.RowGood && (c.seats[node] || len(moves) > 0) {
+		c.rows[node] = true
+	}
+	if len(moves) == 0 || len(moves) > share.MaxReassigns || len(c.moves) > share.MaxSeats {
+		return
+	}
+	if c.moves == nil {
+		c.moves = make(map[key.Hash][][]byte)
+	}
+	c.moves[key.Hash(sha256.Sum256(slices.Concat(moves...)))] = moves
+}
+
+// good counts the rows at those who hold the seats now.
+func (t *tally) good(c *counted) int {
+	if len(c.moves) == 0 {
+		return len(c.rows)
+	}
+	v := t.s.newView(c.id)
+	m, err := v.open(c.manifest)
+	if err != nil {
+		return 0
+	}
+	for _, moves := range c.moves {
+		if err := v.learnMoves(m.Hash, moves); err != nil {
+			t.s.log.Debug("a holder shows a reassignment that does not verify", "err", err)
+		}
+	}
+	n := 0
+	for _, seat := range v.placement(m).Seats() {
+		n += btoi(c.rows[seat.Node])
+	}
+	return n
 }
 
 func (t *tally) promote(c *counted) {
@@ -171,8 +210,9 @@ func (t *tally) sum() keptSummary {
 			continue
 		}
 		out.secrets++
-		out.atRisk += btoi(c.good == c.k)
-		out.below += btoi(c.good < c.k)
+		good := t.good(c)
+		out.atRisk += btoi(good == c.k)
+		out.below += btoi(good < c.k)
 	}
 	return out
 }

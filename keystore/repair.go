@@ -91,7 +91,8 @@ type fixing struct {
 	s     *Store
 	r     *rehearsing
 	o     RepairOptions
-	moves [][]byte // Reassigns that were signed here
+	from  key.NodeID // not zero: the seat of this node is to be moved, and no other
+	moves [][]byte   // Reassigns that were signed here
 	out   *Repaired
 }
 
@@ -128,6 +129,9 @@ func (f *fixing) move(v *Verified) error {
 
 // gone: the seat is to be moved.
 func (f *fixing) gone(st SeatState) bool {
+	if !f.from.IsZero() {
+		return st.Node == f.from
+	}
 	if st.State != "unreachable" {
 		return false
 	}
@@ -145,6 +149,12 @@ func (f *fixing) target(place *share.Placement, st SeatState) (key.NodeID, error
 		}
 		return id, nil
 	}
+	return f.choice(place, st), nil
+}
+
+// choice is the standby or the node of the best rank that can take the seat;
+// zero: none can.
+func (f *fixing) choice(place *share.Placement, st SeatState) key.NodeID {
 	pl := &placing{index: &f.r.h.index, id: f.r.h.id, self: f.s.self, roster: f.r.roster}
 	candidates := slices.Clone(f.r.use.Standby)
 	for _, m := range pl.ranked() {
@@ -152,10 +162,10 @@ func (f *fixing) target(place *share.Placement, st SeatState) (key.NodeID, error
 	}
 	for _, id := range candidates {
 		if f.unfit(place, st, id) == "" {
-			return id, nil
+			return id
 		}
 	}
-	return key.NodeID{}, nil
+	return key.NodeID{}
 }
 
 // unfit says why a node cannot take the seat; empty: it can.
@@ -164,6 +174,8 @@ func (f *fixing) unfit(place *share.Placement, st SeatState, id key.NodeID) stri
 	switch {
 	case !member || m.Revoked || !m.Holder || m.Lapsed:
 		return "it is no holder of this network"
+	case m.draining:
+		return "it is being drained"
 	case !ready(m):
 		return "it cannot be reached or takes no seats"
 	case place.Had(id, st.X):
@@ -247,10 +259,6 @@ func (f *fixing) tell(ctx context.Context) {
 		return
 	}
 	placed := f.r.view.placed(f.r.use)
-	msg := &custody.Commit{Manifest: c.m.Bytes(), Cert: c.cert, Before: c.beforeBytes()}
-	for _, m := range f.r.view.placement(c.m).Moves() {
-		msg.Reassigns = append(msg.Reassigns, m.Bytes())
-	}
 	var nodes []key.NodeID
 	for _, m := range []*share.SignedManifest{placed, c.m} {
 		for _, seat := range m.Seats {
@@ -259,7 +267,7 @@ func (f *fixing) tell(ctx context.Context) {
 			}
 		}
 	}
-	body := key.Marshal(msg)
+	body := f.r.view.order(c)
 	gather(ctx, f.s, f.r.roster, nodes, func(ctx context.Context, id key.NodeID) (*custody.CommitReply, error) {
 		reply := new(custody.CommitReply)
 		return reply, f.s.callWithin(ctx, callTimeout, id, custody.VerbReassign, body, reply)
@@ -272,6 +280,15 @@ func (f *fixing) tell(ctx context.Context) {
 		}
 		return false
 	})
+}
+
+// order is the REASSIGN that says what is in force.
+func (v *view) order(c *certified) []byte {
+	msg := &custody.Commit{Manifest: c.m.Bytes(), Cert: c.cert, Before: c.beforeBytes()}
+	for _, m := range v.placement(c.m).Moves() {
+		msg.Reassigns = append(msg.Reassigns, m.Bytes())
+	}
+	return key.Marshal(msg)
 }
 
 // result says what came of it.

@@ -193,6 +193,8 @@ type Listed struct {
 	// When this node last returned the value, and last had the seats prove their
 	// rows; to the hour, zero: never.
 	LastRead, LastVerified time.Time
+
+	holders []key.NodeID // of its seats now, and before where the new one has no row yet
 }
 
 // Page is one page of a listing. Next is empty at the end. Silent names the

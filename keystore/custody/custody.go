@@ -205,6 +205,15 @@ type ListReply struct {
 	More    bool    `cbor:"3,keyasint"`
 	// Next is the last id that was looked at: the Cursor of the next page.
 	Next key.Hash `cbor:"4,keyasint"`
+	// Moves are the Reassigns of items that have some.
+	Moves []ItemMoves `cbor:"5,keyasint,omitempty"`
+}
+
+// ItemMoves are the Reassigns of the manifest of one item, each seat's in order.
+type ItemMoves struct {
+	_         struct{} `cbor:",toarray"`
+	Item      uint64   // its place in Items
+	Reassigns [][]byte
 }
 
 // Recover asks a seat for its row.
