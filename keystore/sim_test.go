@@ -1,7 +1,6 @@
 package keystore
 
 import (
-	"flag"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -48,8 +47,6 @@ import (
 // simSchedules is how many schedules run without KEYMESH_SCHEDULES, and within
 // how many each planted fault must be found.
 const simSchedules = 300
-
-var simSeed = flag.Uint64("seed", 0, "run this schedule of the simulation only")
 
 // simPlan is what a schedule may meet. The bounds of the protocol hold in all
 // of them: liars and lost disks together are at most f of every manifest.
@@ -433,40 +430,32 @@ func simShards(t *testing.T, n int, f func(t *testing.T, w *hWorld, seed uint64)
 	}
 }
 
-func simCount(t *testing.T) int {
-	v := os.Getenv("KEYMESH_SCHEDULES")
+// simEnv is a number in the environment, 0 when it is not set.
+func simEnv(t *testing.T, name string) uint64 {
+	v := os.Getenv(name)
 	if v == "" {
-		if testing.Short() {
-			return simSchedules / 10
-		}
-		return simSchedules
+		return 0
 	}
-	n, err := strconv.Atoi(v)
-	if err != nil || n < 1 {
-		t.Fatalf("KEYMESH_SCHEDULES=%q is no number", v)
+	n, err := strconv.ParseUint(v, 10, 32)
+	if err != nil || n == 0 {
+		t.Fatalf("%s=%q is no number", name, v)
 	}
 	return n
 }
 
-// simAsked is the one seed to run, 0 for all.
-func simAsked(t *testing.T) uint64 {
-	if *simSeed != 0 {
-		return *simSeed
+func simCount(t *testing.T) int {
+	switch n := simEnv(t, "KEYMESH_SCHEDULES"); {
+	case n > 0:
+		return int(n)
+	case testing.Short():
+		return simSchedules / 10
 	}
-	v := os.Getenv("KEYMESH_SEED")
-	if v == "" {
-		return 0
-	}
-	n, err := strconv.ParseUint(v, 10, 64)
-	if err != nil {
-		t.Fatalf("KEYMESH_SEED=%q is no number", v)
-	}
-	return n
+	return simSchedules
 }
 
 // TestSimulation is the schedules themselves.
 func TestSimulation(t *testing.T) {
-	if seed := simAsked(t); seed != 0 {
+	if seed := simEnv(t, "KEYMESH_SEED"); seed != 0 {
 		synctest.Test(t, func(t *testing.T) {
 			s, err := simRun(simWorld(t), seed, simFault{}, true)
 			t.Logf("%s", strings.Join(s.trace, "\n"))
