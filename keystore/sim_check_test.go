@@ -278,14 +278,18 @@ func (s *sim) rest() {
 // undecidable: what W5 leaves until the next plain put passes it. What d names
 // as prev is deleted, or what it passes has its certificate all the same: the
 // seats that took that cannot promise d any more, those that promised d cannot
-// refuse it. Or a seat of what d passes has forgotten that manifest, and cannot
-// show the others why it asks.
+// refuse it. Or what it passes has been forgotten, without which nobody can tell
+// whose receipts it needs. Or, where n is 2k or more, a rival has k promises too.
 func (s *sim) undecidable(n *simNode, d *simDeal) bool {
 	if d.prev != nil && s.maybeDeleted(d.prev.Gen) {
 		return true
 	}
+	rival := func(e *simDeal) bool { return e != d && len(e.promises) > 0 && !e.dead && (e.Gen == d.Gen || e.prev == d.prev) }
+	if d.N() >= 2*int(d.K) && slices.ContainsFunc(s.deals, rival) {
+		return true
+	}
 	return slices.ContainsFunc(d.before, func(b *simDeal) bool {
-		return b != d.prev && (s.certifiable(b) || d.SeatOf(n.id) == nil && n.disk.knownVersion(b.Hash) == nil)
+		return b != d.prev && (s.certifiable(b) || n.disk.knownVersion(b.Hash) == nil)
 	})
 }
 
