@@ -28,6 +28,8 @@ var unreachable = map[string]string{
 	"POST /api/v1/secrets/{name}/refresh 503":  "a job begins while its listener ends",
 	"POST /api/v1/secrets/{name}/rehearse 503": "a job begins while its listener ends",
 	"POST /api/v1/secrets/{name}/reshare 503":  "a job begins while its listener ends",
+	"POST /api/v1/peers/{id}/drain 503":        "a job begins while its listener ends",
+	"POST /api/v1/peers/{id}/replace 503":      "a job begins while its listener ends",
 	"POST /api/v1/audit/verify 413":            "it takes a body of 1 GiB; see TestAuditUploadIsBounded",
 }
 
@@ -217,7 +219,7 @@ func TestDocumentHasEveryMember(t *testing.T) {
 		"Contact": apitype.Contact{}, "Contacts": apitype.Contacts{}, "NewContact": apitype.NewContact{}, "PolicyTest": apitype.PolicyTest{},
 		"PolicyVerdict": apitype.PolicyVerdict{}, "Way": apitype.Way{}, "Alone": apitype.Alone{},
 		"Pending": apitype.Pending{}, "Request": apitype.Request{}, "Said": apitype.Said{}, "Requests": apitype.Requests{}, "Word": apitype.Word{}, "Heard": apitype.Heard{},
-		"Job": apitype.Job{}, "ReshareRequest": apitype.ReshareRequest{}, "Refreshed": apitype.Refreshed{}, "Verified": apitype.Verified{}, "Repaired": apitype.Repaired{}, "RepairRequest": apitype.RepairRequest{}, "Moved": apitype.Moved{}, "Rehearsal": apitype.Rehearsal{}, "Approver": apitype.Approver{},
+		"Job": apitype.Job{}, "ReshareRequest": apitype.ReshareRequest{}, "Refreshed": apitype.Refreshed{}, "Verified": apitype.Verified{}, "Repaired": apitype.Repaired{}, "RepairRequest": apitype.RepairRequest{}, "Moved": apitype.Moved{}, "MoveProgress": apitype.MoveProgress{}, "MoveResult": apitype.MoveResult{}, "ReplaceRequest": apitype.ReplaceRequest{}, "Rehearsal": apitype.Rehearsal{}, "Approver": apitype.Approver{},
 		"Ask": apitype.Ask{}, "ReceiptRequest": apitype.ReceiptRequest{}, "Receipt": apitype.Receipt{}, "Release": apitype.Release{},
 		"KitRequest": apitype.KitRequest{}, "Kit": apitype.Kit{}, "KitNode": apitype.KitNode{}, "KitSecret": apitype.KitSecret{}, "PersonInfo": apitype.PersonInfo{},
 		"AuditEntry": apitype.AuditEntry{}, "AuditPage": apitype.AuditPage{}, "AuditCheck": apitype.AuditCheck{}, "AuditPeer": apitype.AuditPeer{},

@@ -36,6 +36,8 @@ type Secrets interface {
 	Delete(ctx context.Context, p keystore.Person, name string, o keystore.DeleteOptions) (keystore.DeleteResult, error)
 	List(ctx context.Context, p keystore.Person, o keystore.ListOptions) (keystore.Page, error)
 	Info(ctx context.Context, p keystore.Person, name string) (keystore.Info, error)
+	Move(ctx context.Context, p keystore.Person, from, to key.NodeID, progress func(keystore.MoveProgress)) (*keystore.Moved, error)
+	Drain(ctx context.Context, p keystore.Person, node key.NodeID, on bool) error
 	Summary(ctx context.Context, p keystore.Person) (secrets, atRisk, below int, err error)
 }
 
@@ -154,6 +156,7 @@ func New(cfg Config) (*Server, error) {
 	maps.Copy(s.routes, s.reshareEndpoints())
 	maps.Copy(s.routes, s.refreshEndpoints())
 	maps.Copy(s.routes, s.repairEndpoints())
+	maps.Copy(s.routes, s.moveEndpoints())
 	maps.Copy(s.routes, s.receiptEndpoints())
 	maps.Copy(s.routes, s.auditEndpoints())
 	maps.Copy(s.routes, s.eventEndpoints())

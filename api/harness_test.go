@@ -45,6 +45,35 @@ type fakeSecrets struct {
 	ver       keystore.Verified
 	rep       keystore.Repaired
 	repO      keystore.RepairOptions
+	moved     *keystore.Moved
+	moves     []keystore.MoveProgress // told before the end
+	moveFrom  key.NodeID
+	moveTo    key.NodeID
+	drained   map[key.NodeID]bool
+}
+
+func (f *fakeSecrets) Move(ctx context.Context, p keystore.Person, from, to key.NodeID, progress func(keystore.MoveProgress)) (*keystore.Moved, error) {
+	for _, at := range f.moves {
+		progress(at)
+	}
+	f.mu.Lock()
+	f.moveFrom, f.moveTo = from, to
+	block := f.block
+	f.mu.Unlock()
+	if block != nil {
+		f.entered <- struct{}{}
+		select {
+		case <-block:
+		case <-ctx.Done():
+			return f.moved, ctx.Err()
+		}
+	}
+	return f.moved, f.begin(p, "")
+}
+
+func (f *fakeSecrets) Drain(_ context.Context, p keystore.Person, node key.NodeID, on bool) error {
+	f.drained = map[key.NodeID]bool{node: on}
+	return f.begin(p, "")
 }
 
 func (f *fakeSecrets) Verify(_ context.Context, p keystore.Person, name string, _ time.Duration) (*keystore.Verified, error) {

@@ -9,6 +9,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"keymesh/api/apitype"
@@ -39,6 +40,7 @@ type job struct {
 	person         key.PersonPublic
 	same           [32]byte // over what was asked for
 	started        time.Time
+	progress       atomic.Pointer[apitype.MoveProgress]
 
 	done    chan struct{}
 	ended   time.Time
@@ -90,6 +92,11 @@ func (s *Server) jobEndpoints() map[string]map[string]endpoint {
 // one. An error that is a [failure] with op{write: true} is answered as a
 // write's.
 func (s *Server) startJob(r *request, verb string, run func(ctx context.Context) (jobOutcome, error)) (answer, error) {
+	return s.startJobFor(r, verb, patternSecret+"/"+verb, r.timeout, func(ctx context.Context, _ *job) (jobOutcome, error) { return run(ctx) })
+}
+
+// startJobFor is startJob for a job with a time and a pattern of its own.
+func (s *Server) startJobFor(r *request, verb, pattern string, limit time.Duration, run func(ctx context.Context, j *job) (jobOutcome, error)) (answer, error) {
 	up, ok := r.ctx.Value(servingKey{}).(*serving)
 	if !ok || up.ctx.Err() != nil {
 		return answer{}, hinted(apitype.NewProblem(apitype.Unavailable, "the node is stopping"))
@@ -106,17 +113,17 @@ func (s *Server) startJob(r *request, verb string, run func(ctx context.Context)
 	if before != nil {
 		return jobAnswer(http.StatusAccepted, before)
 	}
-	id, timeout := r.id, r.timeout
+	id := r.id
 	up.work.Go(func() {
-		ctx, cancel := context.WithTimeout(keystore.WithRequestID(up.ctx, id), timeout)
+		ctx, cancel := context.WithTimeout(keystore.WithRequestID(up.ctx, id), limit)
 		defer cancel()
-		s.runJob(ctx, j, id, run)
+		s.runJob(ctx, j, pattern, id, run)
 	})
 	return jobAnswer(http.StatusAccepted, j)
 }
 
 // runJob runs a job and notes its end. A panic is a fault of the job alone.
-func (s *Server) runJob(ctx context.Context, j *job, id string, run func(context.Context) (jobOutcome, error)) {
+func (s *Server) runJob(ctx context.Context, j *job, pattern, id string, run func(context.Context, *job) (jobOutcome, error)) {
 	var out jobOutcome
 	err := errPanic
 	func() {
@@ -125,13 +132,13 @@ func (s *Server) runJob(ctx context.Context, j *job, id string, run func(context
 				s.log.Error("api: panic in a job", "verb", j.verb, "what", fmt.Sprintf("%T", v), "request", id, "stack", string(debug.Stack()))
 			}
 		}()
-		out, err = run(ctx)
+		out, err = run(ctx, j)
 	}()
 	if err == nil && out.result != nil {
 		j.result, err = json.Marshal(out.result)
 	}
 	if err != nil {
-		j.problem = s.explain(err, patternSecret+"/"+j.verb, id, j.name)
+		j.problem = s.explain(err, pattern, id, j.name)
 		j.problem.RequestID = id
 	}
 	j.seats, j.ended = out.seats, time.Now()
@@ -233,7 +240,7 @@ func (s *Server) oneJob(r *request) (answer, error) {
 }
 
 func jobAnswer(status int, j *job) (answer, error) {
-	out := apitype.Job{ID: j.id, Verb: j.verb, Name: j.name, State: apitype.JobRunning, Started: j.started.UTC(), Seats: []apitype.Seat{}}
+	out := apitype.Job{ID: j.id, Verb: j.verb, Name: j.name, State: apitype.JobRunning, Started: j.started.UTC(), Seats: []apitype.Seat{}, Progress: j.progress.Load()}
 	if !j.running() {
 		out.State, out.Ended, out.Result, out.Problem = apitype.JobDone, j.ended.UTC(), j.result, j.problem
 		out.Seats = append(out.Seats, j.seats...)

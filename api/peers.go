@@ -25,6 +25,11 @@ func routePeer(method, rest string) (pattern, id string) {
 	if apitype.PathPeers+"/"+rest == apitype.PathInvites {
 		return apitype.PathInvites, ""
 	}
+	for _, p := range []string{patternDrain, patternReplace} {
+		if id, ok := strings.CutSuffix(rest, strings.TrimPrefix(p, patternPeer)); ok {
+			return p, id
+		}
+	}
 	if method == http.MethodPost {
 		if id, ok := strings.CutSuffix(rest, "/ping"); ok {
 			return patternPing, id

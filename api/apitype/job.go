@@ -25,18 +25,21 @@ const (
 	JobFailed  = "failed" // Problem says why
 )
 
-// Job is work on a secret that takes longer than a request. The node keeps it
+// Job is work on a secret, or on all those of a node, that takes longer than a
+// request. The node keeps it
 // in memory until an hour after its end, so a restart forgets it: what it has
 // done is not undone by that. The same POST again, while it runs, answers with
 // the job that runs.
 type Job struct {
 	ID      string    `json:"id"`
 	Verb    string    `json:"verb"`
-	Name    string    `json:"name"` // of the secret
+	Name    string    `json:"name"` // of the secret; id of the node for drain and replace
 	State   string    `json:"state"`
 	Started time.Time `json:"started"`
 	Ended   time.Time `json:"ended,omitzero"`
 	Seats   []Seat    `json:"seats"` // empty while it runs
+	// Progress is there for drain and replace.
+	Progress *MoveProgress `json:"progress,omitempty"`
 	// Result is by verb: a [Verified] for verify, a [Repaired] for repair, a
 	// [Refreshed] for refresh, a [PutResult] for reshare, a [Rehearsal] for
 	// rehearse.

@@ -48,6 +48,24 @@ func (f *fakeNode) rehearse(name string) (any, *apitype.Problem) {
 	return j, nil
 }
 
+// move starts a job that moves a thousand seats, one of which stays where a holder
+// is offline. It shows its progress while the fake is asleep.
+func (f *fakeNode) move(verb, node string, req fakeRequest) apitype.Job {
+	by, _ := req.body["new"].(string)
+	r := apitype.MoveResult{Node: node, New: by, Moved: 1000, Bytes: 196000, Seconds: 12.34, Failed: []apitype.MoveStays{}, Notes: []string{}}
+	if f.offline["echo"] {
+		r.Moved, r.NotMoved, r.Still, r.Exit, r.Notes = 999, 1, 2, apitype.ExitQuorum, []string{"a note\x1b[2J"}
+		r.Failed = append(r.Failed, apitype.MoveStays{Name: "demo/db\x1b", ID: strings.Repeat("1d", 32), Why: "no node can take the seat"})
+	}
+	j := apitype.Job{ID: "JOB" + strconv.Itoa(len(f.jobs)), Verb: verb, Name: node, State: apitype.JobRunning, Seats: []apitype.Seat{},
+		Progress: &apitype.MoveProgress{Found: 1000, Done: 400, Left: 600, AtRisk: 3}}
+	done := j
+	done.State = apitype.JobDone
+	done.Result, _ = json.Marshal(r)
+	f.jobs[j.ID] = done
+	return j
+}
+
 func (f *fakeNode) job(id string) (any, *apitype.Problem) {
 	j, ok := f.jobs[id]
 	if !ok {

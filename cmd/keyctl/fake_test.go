@@ -207,6 +207,13 @@ func fakeOp(r *http.Request) (op, name string) {
 		if id, ok := strings.CutSuffix(id, "/ping"); ok {
 			return "peer-ping", id
 		}
+		for _, verb := range []string{"drain", "replace"} {
+			if id, ok := strings.CutSuffix(id, "/"+verb); ok && r.Method == http.MethodPost {
+				return "peer-" + verb, id
+			} else if ok {
+				return "peer-undrain", id
+			}
+		}
 		return "peer-remove", id
 	}
 	if id, ok := strings.CutPrefix(r.URL.Path, apitype.PathJobs+"/"); ok {
@@ -259,6 +266,10 @@ func (f *fakeNode) answer(w http.ResponseWriter, req fakeRequest, name string) {
 			Expires: time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC), Issuer: nodeID("alpha"), Fingerprint: []string{"one", "two", "three"}}
 	case "peer-ping":
 		out = apitype.Ping{Node: name, RTT: 1.25}
+	case "peer-drain", "peer-replace":
+		out = f.move(strings.TrimPrefix(req.op, "peer-"), name, req)
+	case "peer-undrain":
+		out = apitype.Undrained{Node: name}
 	case "peer-remove":
 		out = apitype.Removed{Node: name}
 	case "list":

@@ -129,6 +129,10 @@ are RFC 3339, ids and hashes text.
                lapsed revoked accepting issuer rtt_ms last_seen expires
                fingerprint[]]
   peer info    one of these
+  peer drain, peer replace
+               node new exit_code moved bytes seconds not_moved
+               failed[name id why] still notes[]
+  peer drain --undo  node
   peer invite  ticket operator roles[] expires issuer fingerprint[]
   kit make     as kit check, and files[]; needs --text FILE
   kit check, kit rotate, kit ls

@@ -19,12 +19,12 @@ func (a *app) peerCommand() *cobra.Command {
 		Example: "  keyctl peer ls\n  keyctl peer info alpha\n  keyctl peer invite --operator acme",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
-				return usage("keyctl peer needs a verb: ls, info or invite", "keyctl peer ls")
+				return usage("keyctl peer needs a verb: ls, info, invite, drain, replace, remove or ping", "keyctl peer ls")
 			}
-			return unknownWord("peer verb", args[0], []string{"ls", "info", "invite"}, "keyctl peer ")
+			return unknownWord("peer verb", args[0], []string{"ls", "info", "invite", "drain", "replace", "remove", "ping"}, "keyctl peer ")
 		},
 	}
-	cmd.AddCommand(a.peerLsCommand(), a.peerInfoCommand(), a.peerInviteCommand(), a.peerRemoveCommand(), a.peerPingCommand())
+	cmd.AddCommand(a.peerLsCommand(), a.peerInfoCommand(), a.peerInviteCommand(), a.peerRemoveCommand(), a.peerDrainCommand(), a.peerReplaceCommand(), a.peerPingCommand())
 	return cmd
 }
 
