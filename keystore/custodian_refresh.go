@@ -65,7 +65,7 @@ func (c *custodian) deal(ctx context.Context, from key.NodeID, q *custody.Deal) 
 
 // dealZero deals zero to the seats of e and seals each row to the node that
 // holds the seat. Nothing of it stays here.
-func (c *custodian) dealZero(s *secretState, e *stored, epoch, round uint32) (key.Object, [][]byte, error) {
+func (c *custodian) dealZero(s *secretState, e *stored, epoch uint32, round uint64) (key.Object, [][]byte, error) {
 	xs := e.Xs()
 	d := share.Dealing{Manifest: e.Hash, Epoch: epoch, Round: round, X: e.x, Node: c.self}
 	for _, x := range xs {

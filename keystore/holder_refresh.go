@@ -18,6 +18,10 @@ import (
 // acknowledges only the same dealings again, until an Epoch of a higher round
 // shows it that others have won.
 
+// maxRoundJump is how far a round may be above the one that was acknowledged
+// last: a dealer signs for any, so that one liar could use all of them up.
+const maxRoundJump = 1 << 16
+
 // maxDealt is how many new rows of rounds that are not over are kept.
 const maxDealt = 4
 
@@ -25,7 +29,7 @@ const maxDealt = 4
 // copies what it changes.
 type refreshing struct {
 	epoch  uint32   // that its rounds lead to
-	round  uint32   // the highest acknowledged or committed in
+	round  uint64   // the highest acknowledged or committed in
 	bundle key.Hash // H(bundle) acknowledged in that round; zero: committed without
 	// dealt are the rows here that are not in force, oldest first.
 	dealt []dealtRow
@@ -267,7 +271,16 @@ func (e *stored) mayAcknowledge(b *share.OpenedBundle, proof *share.OpenedEpoch)
 	case r != nil && r.ahead != nil:
 		return nil, refuse(custody.Conflict, "others have a row of epoch %d", r.ahead.Number())
 	}
-	if over && (r == nil || r.epoch != b.Epoch) {
+	fresh := over && (r == nil || r.epoch != b.Epoch)
+	if before := uint64(0); b.Round > maxRoundJump {
+		if !fresh {
+			before = r.round
+		}
+		if b.Round > before && b.Round-before > maxRoundJump {
+			return nil, refuse(custody.Refused, "round %d is too far above round %d", b.Round, before)
+		}
+	}
+	if fresh {
 		return nil, stepResult{outcome: custody.OK}
 	}
 	if b.Round < r.round || b.Round == r.round && b.Hash != r.bundle {
@@ -306,7 +319,7 @@ func (e *stored) promiseRow(r *refreshing, q ackMsg, w *writes) {
 }
 
 // ackOf is the acknowledgement of a row for this seat.
-func (e *stored) ackOf(bundle key.Hash, epoch, round uint32, row shamir.Row) (*share.EpochAck, error) {
+func (e *stored) ackOf(bundle key.Hash, epoch uint32, round uint64, row shamir.Row) (*share.EpochAck, error) {
 	enc := row.Encode()
 	defer clear(enc)
 	a := &share.EpochAck{Manifest: e.Hash, Bundle: bundle, Epoch: epoch, Round: round, X: e.x}

@@ -22,7 +22,7 @@ type refreshRecord struct {
 	_         struct{} `cbor:",toarray"`
 	Manifest  key.Hash
 	Epoch     uint32
-	Round     uint32
+	Round     uint64
 	Bundle    key.Hash
 	Dealt     []dealtRow
 	Now       []dealtRow // none or one

@@ -184,8 +184,11 @@ func TestRulesOfRounds(t *testing.T) {
 		a1, b1, b2 := w.bundle(1), w.bundle(1), w.bundle(2)
 		a3 := w.again(a1, 3)
 
+		w.ack(0, w.bundle(maxRoundJump+1), nil, custody.Refused) // a liar would use the rounds up
+		w.ack(0, w.bundle(1<<63), nil, custody.Refused)
 		w.ack(0, a1, nil, custody.OK)
-		w.ack(0, a1, nil, custody.OK)       // the same again
+		w.ack(0, a1, nil, custody.OK) // the same again
+		w.ack(0, w.again(a1, maxRoundJump+2), nil, custody.Refused)
 		w.ack(0, b1, nil, custody.Conflict) // another of the round
 		for i := 1; i < 4; i++ {
 			w.ack(i, a1, nil, custody.OK)
@@ -287,7 +290,7 @@ func (w *roundWorld) facts(i int) holderFacts {
 }
 
 // bundle is k honest dealings.
-func (w *roundWorld) bundle(round uint32) *roundBundle {
+func (w *roundWorld) bundle(round uint64) *roundBundle {
 	w.t.Helper()
 	out := &roundBundle{rows: make(map[uint8]shamir.Row)}
 	b := &share.RefreshBundle{Manifest: w.m.Hash, Epoch: 1, Round: round}
@@ -334,7 +337,7 @@ func (w *roundWorld) bundle(round uint32) *roundBundle {
 }
 
 // again is the same dealings in another round.
-func (w *roundWorld) again(b *roundBundle, round uint32) *roundBundle {
+func (w *roundWorld) again(b *roundBundle, round uint64) *roundBundle {
 	w.t.Helper()
 	c := b.bundle.RefreshBundle
 	c.Round = round

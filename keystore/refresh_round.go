@@ -37,7 +37,7 @@ type round struct {
 	state    *secretState
 	e        *stored // the committed version here when the attempt began
 	seats    []share.Seat
-	number   uint32 // the highest round that was heard of
+	number   uint64 // the highest round that was heard of
 	dropped  map[uint8]string
 	standing map[uint8]*custody.Standing
 	// best is the Epoch of the highest round that is not in force everywhere,

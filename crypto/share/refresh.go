@@ -63,7 +63,7 @@ type Dealing struct {
 	key.Head
 	Manifest key.Hash   `cbor:"1,keyasint"` // H(manifest)
 	Epoch    uint32     `cbor:"2,keyasint"` // the one that it leads to, 1 and up
-	Round    uint32     `cbor:"3,keyasint"` // 1 and up
+	Round    uint64     `cbor:"3,keyasint"` // 1 and up
 	X        uint8      `cbor:"4,keyasint"` // the dealer's seat
 	Node     key.NodeID `cbor:"5,keyasint"` // the dealer
 	Commits  []key.Hash `cbor:"6,keyasint"` // [DealtCommitment] of each seat's row
@@ -135,7 +135,7 @@ type RefreshBundle struct {
 	key.Head
 	Manifest key.Hash     `cbor:"1,keyasint"`
 	Epoch    uint32       `cbor:"2,keyasint"`
-	Round    uint32       `cbor:"3,keyasint"` // not below that of the dealings
+	Round    uint64       `cbor:"3,keyasint"` // not below that of the dealings
 	Dealings []key.Object `cbor:"4,keyasint"` // exactly k, ascending by x of the dealer
 }
 
@@ -207,7 +207,7 @@ func (d *Dealing) besides(o *Dealing) bool {
 }
 
 // HashIn is H of the bundle with the same dealings in another round.
-func (b *OpenedBundle) HashIn(net key.NetworkID, round uint32) key.Hash {
+func (b *OpenedBundle) HashIn(net key.NetworkID, round uint64) key.Hash {
 	c := b.RefreshBundle
 	c.Round = round
 	return BundleHash(net, c.Encode())
@@ -220,7 +220,7 @@ type EpochAck struct {
 	Manifest key.Hash   `cbor:"1,keyasint"`
 	Bundle   key.Hash   `cbor:"2,keyasint"` // H(bundle)
 	Epoch    uint32     `cbor:"3,keyasint"`
-	Round    uint32     `cbor:"4,keyasint"`
+	Round    uint64     `cbor:"4,keyasint"`
 	X        uint8      `cbor:"5,keyasint"`
 	Node     key.NodeID `cbor:"6,keyasint"`
 	C        key.Hash   `cbor:"7,keyasint"` // [RowCommitment] of the new row: the seat's own word
@@ -311,7 +311,7 @@ type Epoch struct {
 	Manifest key.Hash     `cbor:"1,keyasint"`
 	Bundle   key.Hash     `cbor:"2,keyasint"`
 	Epoch    uint32       `cbor:"3,keyasint"`
-	Round    uint32       `cbor:"4,keyasint"`
+	Round    uint64       `cbor:"4,keyasint"`
 	Acks     []key.Object `cbor:"5,keyasint"` // w to n, ascending by x
 }
 

@@ -16,7 +16,7 @@ type Deal struct {
 	ID       key.Hash `cbor:"1,keyasint"`
 	Manifest key.Hash `cbor:"2,keyasint"`
 	Epoch    uint32   `cbor:"3,keyasint"` // that the dealing is to lead to
-	Round    uint32   `cbor:"4,keyasint"` // 0: only how it stands
+	Round    uint64   `cbor:"4,keyasint"` // 0: only how it stands
 }
 
 // DealReply: OK with Standing and, when it was asked to, Dealing and Boxes;
@@ -39,7 +39,7 @@ type Standing struct {
 	Epoch uint32   // of its row in force
 	// Round is the highest in which it acknowledged or committed what leads to
 	// the epoch after that of its oldest row.
-	Round uint32
+	Round uint64
 	Over  bool   // no older row is here
 	Proof []byte // the Epoch of the row in force, or the newest that it knows; empty for epoch 0
 	// Bundle is that of Proof while an older row is here, to propose its dealings
