@@ -199,7 +199,7 @@ func (r *storesRun) rest() {
 		out, err := r.read(n.up())
 		switch {
 		case err != nil:
-			r.Errorf("seed %d: at rest %s: %v", r.seed, n.member.Name, explain(err))
+			r.Errorf("seed %d: at rest %s: %v; generation %d was acknowledged", r.seed, n.member.Name, explain(err), r.acked)
 		case i == 0:
 			first = out
 		case out.Gen != first.Gen || string(out.Value) != string(first.Value):
@@ -222,10 +222,14 @@ func TestStoresSimulation(t *testing.T) {
 	for seed := uint64(1); seed <= uint64(storesCount(t)) && !t.Failed(); seed++ {
 		bubble(t, 7, func(t *testing.T, f *fakeNet, p Person) {
 			r := &storesRun{T: t, f: f, p: p, seed: seed, rand: rand.New(rand.NewPCG(seed, 2)), count: map[string]uint64{},
-				put: map[string]bool{}, seen: map[uint64]string{}, events: total, lossy: seed%2 == 0}
+				put: map[string]bool{}, seen: map[uint64]string{}, events: total}
 			r.network()
 			var g sync.WaitGroup
 			r.write(f.nodes[0].up(), 0, PutOptions{N: 5, K: 3})
+			if r.acked == 0 {
+				t.Fatalf("seed %d: the first put", seed)
+			}
+			r.lossy = seed%2 == 0
 			for i := range 40 {
 				r.act(i+1, &g)
 				time.Sleep(time.Duration(r.rand.IntN(4000)) * time.Millisecond)
