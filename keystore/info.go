@@ -61,6 +61,9 @@ func (g *reading) info(l *located, best *certified, label *share.Label) Info {
 	sortSeats(out.Seats)
 	out.Generations, out.Pending = g.generations(m)
 	out.margins(g.roster)
+	if note := g.view.ordering(m, g.roster); note != "" {
+		out.StuckIf += "; " + note
+	}
 	return out
 }
 

@@ -347,7 +347,11 @@ func TestRepairMovedAnswer(t *testing.T) {
 		if f.nodes[4].shelf.count(share.BucketRow) != 0 {
 			t.Fatal("a row of a seat that is another's")
 		}
-		if strings.Contains(strings.Join(r.Notes, " "), "none is possible") == false {
+		info, err := f.nodes[0].store.Info(context.Background(), p, "a")
+		if err != nil || !strings.Contains(info.StuckIf, "seats were moved") {
+			t.Fatalf("%q %v", info.StuckIf, err)
+		}
+		if !strings.Contains(strings.Join(r.Notes, " "), "none is possible") {
 			t.Fatalf("%v", r.Notes)
 		}
 	})

@@ -141,7 +141,7 @@ func (f *fixing) gone(st SeatState) bool {
 
 // target is the node that takes the seat; zero: none can.
 func (f *fixing) target(place *share.Placement, st SeatState) (key.NodeID, error) {
-	for len(f.o.To) > 0 {
+	if len(f.o.To) > 0 {
 		id := f.o.To[0]
 		f.o.To = f.o.To[1:]
 		if why := f.unfit(place, st, id); why != "" {
