@@ -421,14 +421,12 @@ func (s *sim) putMore(last *simOp) {
 }
 
 // blocked: liars may stop a write. Where holders are gone, so may four pendings
-// that cannot be settled, and a pending that is passed when a seat of it never
-// heard of it and so does not believe that it is concerned.
+// that cannot be settled. So may a pending that is passed when a seat of it knows
+// nothing of it any more, or never did, and so does not believe that it is
+// concerned.
 func (s *sim) blocked(d *simDeal) bool {
-	if s.plan.liars+s.lost == 0 {
-		return false
-	}
 	for _, n := range s.nodes {
-		if n.liar || len(n.disk.live()) >= maxPending {
+		if s.plan.liars+s.lost > 0 && (n.liar || len(n.disk.live()) >= maxPending) {
 			return true
 		}
 	}
