@@ -46,20 +46,13 @@ func restoredPlace() share.Place {
 
 // loadRestored reads the count.
 func (c *custodian) loadRestored() error {
-	b, err := c.cfg.Shelf.Load(restoredPlace())
+	n, err := readRestored(c.cfg.Shelf)
 	if err != nil {
-		if c.cfg.Shelf.NotFound(err) {
-			return nil
-		}
-		return err
-	}
-	var r restoredRecord
-	if err := key.Unmarshal(b, &r); err != nil {
 		return err
 	}
 	c.restored.mu.Lock()
 	defer c.restored.mu.Unlock()
-	c.restored.count = r.Count
+	c.restored.count = n
 	return nil
 }
 
@@ -80,12 +73,35 @@ func (c *custodian) restorations() uint64 {
 func (c *custodian) markRestored(ctx context.Context) error {
 	c.restored.mu.Lock()
 	defer c.restored.mu.Unlock()
-	r := restoredRecord{Count: c.restored.count + 1, Time: unix()}
-	if err := c.cfg.Shelf.Commit(context.WithoutCancel(ctx), share.Record{Place: restoredPlace(), Value: key.Marshal(&r)}); err != nil {
+	n, err := addRestored(ctx, c.cfg.Shelf)
+	if err != nil {
 		return err
 	}
-	c.restored.count, c.restored.noticed = r.Count, true
+	c.restored.count, c.restored.noticed = n, true
 	return nil
+}
+
+// addRestored counts one more time that the disk was put back.
+func addRestored(ctx context.Context, shelf Shelf) (uint64, error) {
+	n, err := readRestored(shelf)
+	if err != nil {
+		return 0, err
+	}
+	r := restoredRecord{Count: n + 1, Time: unix()}
+	return r.Count, shelf.Commit(context.WithoutCancel(ctx), share.Record{Place: restoredPlace(), Value: key.Marshal(&r)})
+}
+
+func readRestored(shelf Shelf) (uint64, error) {
+	b, err := shelf.Load(restoredPlace())
+	if err != nil {
+		if shelf.NotFound(err) {
+			return 0, nil
+		}
+		return 0, err
+	}
+	var r restoredRecord
+	err = key.Unmarshal(b, &r)
+	return r.Count, err
 }
 
 // recallAll watches for the sign that the disk is an older copy, and asks about
@@ -332,8 +348,11 @@ func (s *Store) Recalling() int {
 	return s.cust.restored.left
 }
 
-// MarkRestored notes that this node's disk was put back to an earlier state, as
-// by a restored backup: nothing is signed of a secret before other seats have
-// told what is missing. Durable once it returns nil. It may be called before
-// Run.
-func (s *Store) MarkRestored(ctx context.Context) error { return s.cust.markRestored(ctx) }
+// MarkRestored notes in a store that no node runs on that it is an earlier state
+// of its node's, as a restored backup is, or empty: the node will sign nothing of
+// a secret before other seats have told what is missing. Durable once it returns
+// nil.
+func MarkRestored(ctx context.Context, shelf Shelf) error {
+	_, err := addRestored(ctx, shelf)
+	return err
+}

@@ -27,7 +27,7 @@ func rootCommand(stdin io.Reader, stdout, stderr io.Writer) *cobra.Command {
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(demoCommand(), devCommand(), initCommand(), joinCommand(), runCommand(), restoreCommand(), kitCommand(), auditCommand(), receiptCommand(), configCommand(), versionCommand())
+	root.AddCommand(demoCommand(), devCommand(), initCommand(), joinCommand(), runCommand(), restoreCommand(), kitCommand(), auditCommand(), storeCommand(), receiptCommand(), configCommand(), versionCommand())
 	return root
 }
 

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -74,7 +75,11 @@ func newDaemon(dir string, id *Identity, cfg Config, log *slog.Logger) (*daemon,
 // is the caller's to close.
 func (d *daemon) open() (err error) {
 	if d.db, err = storage.Open(d.dir, (*[32]byte)(d.id.StorageKey), storage.Options{MaxBytes: int64(d.cfg.StorageMax), Log: d.log}); err != nil {
-		return fmt.Errorf("opening the store: %w", err)
+		err = fmt.Errorf("opening the store: %w", err)
+		if errors.Is(err, storage.ErrEmpty) || errors.Is(err, storage.ErrDamaged) || errors.Is(err, storage.ErrOlder) || errors.Is(err, fs.ErrNotExist) {
+			err = hint(err, "bring the store back from where it went; if it is lost for good, move what is left of store.db, STORE and epochkey away, and have the other holders fill a new one: keynode store create --data %s", d.dir)
+		}
+		return err
 	}
 	d.contacts = newContacts(d.db)
 	if err := d.openAudit(); err != nil {
