@@ -118,8 +118,8 @@ func (e *stored) advance(q epochMsg, w *writes) {
 }
 
 // change goes over to another bundle of the same epoch that has an Epoch of a
-// higher round. The base stays, and so does the row that was in force, as one
-// that may be proposed again.
+// higher round. The base stays; the row that was in force goes, for it can be made
+// of the base again, or rebuilt, should its dealings win in a later round.
 func (e *stored) change(q epochMsg, w *writes) {
 	r := e.refresh.clone()
 	e.refresh = r
