@@ -239,6 +239,9 @@ func (m *mover) result(took time.Duration) *Moved {
 	if elsewhere := o.Moved - m.other[m.to]; !m.to.IsZero() && elsewhere > 0 {
 		o.Notes = append(o.Notes, fmt.Sprintf("%d seats went to other nodes than %s, which cannot take them: it has or had a seat of these secrets, or operator and zone limits stand against it", elsewhere, r.name(m.to)))
 	}
+	if old := r[m.from]; o.Moved > 0 && !old.Online && !old.Revoked {
+		o.Notes = append(o.Notes, fmt.Sprintf("puts count on %s until it is removed from the network, or each secret was put or reshared once more", r.name(m.from)))
+	}
 	if m.keeps > 0 {
 		o.Notes = append(o.Notes, fmt.Sprintf("%d secrets keep older generations, whose rows stay where they are", m.keeps))
 	}

@@ -61,8 +61,11 @@ func (g *reading) info(l *located, best *certified, label *share.Label) Info {
 	sortSeats(out.Seats)
 	out.Generations, out.Pending = g.generations(m)
 	out.margins(g.roster)
-	if note := g.view.ordering(m, g.roster); note != "" {
-		out.StuckIf += "; " + note
+	if up, need, moved := g.view.orderers(m, g.roster); moved {
+		if out.Stuck = min(out.Stuck, max(0, up-need+1)); out.Stuck == 0 {
+			out.StuckIf = "cannot be written now"
+		}
+		out.StuckIf += "; " + g.view.ordering(m, g.roster)
 	}
 	return out
 }

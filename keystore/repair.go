@@ -308,16 +308,24 @@ func (f *fixing) result(v *Verified) *Repaired {
 	return o
 }
 
+// orderers counts the nodes that the manifest itself names and that can be
+// reached, and how many of them the next put needs; moved: others hold some of
+// its seats now.
+func (v *view) orderers(m *share.SignedManifest, r roster) (up, need int, moved bool) {
+	named := v.named(m)
+	for _, s := range named.Seats {
+		up += btoi(r[s.Node].Online && !r.gone(s.Node))
+	}
+	return up, share.PrevNeed(&named.Manifest, r.gone), len(v.placement(m).Moves()) > 0
+}
+
 // ordering says in words how many of the nodes that the manifest itself names
 // may still go before nothing can be put any more, when seats were moved.
 func (v *view) ordering(m *share.SignedManifest, r roster) string {
 	named := v.named(m)
-	if len(v.placement(m).Moves()) == 0 {
+	up, need, moved := v.orderers(m, r)
+	if !moved {
 		return ""
-	}
-	up, need := 0, share.PrevNeed(&named.Manifest, r.gone)
-	for _, s := range named.Seats {
-		up += btoi(r[s.Node].Online && !r.gone(s.Node))
 	}
 	if up < need {
 		return fmt.Sprintf("seats were moved: a put needs %d of the %d holders that generation %d was put with, and %d can be reached; remove those that are gone from the network (peer remove), or read it by its number, delete it and put it anew", need, named.N(), named.Gen, up)
