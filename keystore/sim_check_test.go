@@ -284,9 +284,7 @@ func (s *sim) undecidable(n *simNode, d *simDeal) bool {
 	if d.prev != nil && s.maybeDeleted(d.prev.Gen) {
 		return true
 	}
-	rival := func(e *simDeal) bool {
-		return e != d && len(e.promises) > 0 && !e.dead && (e.Gen == d.Gen || e.prev == d.prev)
-	}
+	rival := func(e *simDeal) bool { return e != d && e != d.prev && len(e.promises) > 0 }
 	if d.N() >= 2*int(d.K) && slices.ContainsFunc(s.deals, rival) {
 		return true
 	}
