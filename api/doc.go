@@ -38,7 +38,7 @@ type Secrets interface {
 	Info(ctx context.Context, p keystore.Person, name string) (keystore.Info, error)
 	Move(ctx context.Context, p keystore.Person, from, to key.NodeID, progress func(keystore.MoveProgress)) (*keystore.Moved, error)
 	Drain(ctx context.Context, p keystore.Person, node key.NodeID, on bool) error
-	Summary(ctx context.Context, p keystore.Person) (secrets, atRisk, below int, err error)
+	Summary(ctx context.Context, p keystore.Person) (keystore.Counts, error)
 }
 
 // Mesh is what the API needs of the node around it. An *apitype.Problem among

@@ -40,7 +40,7 @@ type fakeSecrets struct {
 	del       keystore.DeleteResult
 	page      keystore.Page
 	info      keystore.Info
-	sum       [3]int
+	sum       keystore.Counts
 	refreshed *keystore.Refreshed
 	ver       keystore.Verified
 	rep       keystore.Repaired
@@ -146,8 +146,8 @@ func (f *fakeSecrets) Info(_ context.Context, p keystore.Person, name string) (k
 	return f.info, f.begin(p, name)
 }
 
-func (f *fakeSecrets) Summary(_ context.Context, p keystore.Person) (int, int, int, error) {
-	return f.sum[0], f.sum[1], f.sum[2], f.begin(p, "")
+func (f *fakeSecrets) Summary(_ context.Context, p keystore.Person) (keystore.Counts, error) {
+	return f.sum, f.begin(p, "")
 }
 
 type fakeMesh struct {
@@ -455,7 +455,7 @@ func sampleSecrets() *fakeSecrets {
 		del:  keystore.DeleteResult{Name: "demo/db", ID: hash(1), Gen: 7, Seats: sampleSeats("deleted", "deleted"), Done: true},
 		page: keystore.Page{Items: []keystore.Listed{l}, Next: "cursor-2", Silent: []key.NodeID{nodeID(4)}},
 		info: keystore.Info{Listed: l, Manifest: hash(2), Owner: key.GeneratePerson().Public(), Description: "the demo database", Policy: "the owner", Keep: 1, Repair: "owner", Seats: five, Standby: []key.NodeID{nodeID(8)}, Generations: []uint64{6, 7}, Pending: []uint64{8}, LosesIf: "3 of 5 are lost", LeaksIf: "3 of 5 collude", StuckIf: "3 of 5 are off", Loses: 3, Leaks: 3, Stuck: 3},
-		sum:  [3]int{3, 0, 0},
+		sum:  keystore.Counts{Secrets: 3},
 	}
 }
 

@@ -84,9 +84,8 @@ func (s *Server) status(r *request) (answer, error) {
 	out := apitype.Status{Mesh: s.cfg.Mesh.Status(ctx), Version: s.cfg.Version.Version}
 	out.Node.Roles = present(out.Node.Roles)
 	out.Person = apitype.Person{Name: r.person.Name, Person: r.person.Key.Public().String()}
-	var err error
-	sec := &out.Secrets
-	sec.Total, sec.AtRisk, sec.Below, err = s.cfg.Secrets.Summary(ctx, r.person)
+	n, err := s.cfg.Secrets.Summary(ctx, r.person)
+	out.Secrets = apitype.Secrets{Total: n.Secrets, Short: n.Short, AtRisk: n.AtRisk, Below: n.Below}
 	judge(&out, err)
 	return reply(http.StatusOK, out)
 }
@@ -115,6 +114,10 @@ func judge(s *apitype.Status, err error) {
 	}
 	if s.Lapsed > 0 {
 		reason("%d certificates have expired", s.Lapsed)
+		degraded()
+	}
+	if s.Secrets.Short > 0 {
+		reason("%d secrets have holders without their row", s.Secrets.Short)
 		degraded()
 	}
 	if s.Secrets.AtRisk > 0 {

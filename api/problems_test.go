@@ -173,14 +173,18 @@ func TestStatus(t *testing.T) {
 		health string
 		exit   int
 	}{
-		"healthy":        {func(*env) {}, apitype.Healthy, 0},
-		"holder off":     {func(e *env) { e.mesh.status.Reachable = 4 }, apitype.Degraded, 11},
-		"lapsed":         {func(e *env) { e.mesh.status.Lapsed = 1 }, apitype.Degraded, 11},
-		"store":          {func(e *env) { e.mesh.status.Storage.Error = "fsync" }, apitype.Degraded, 11},
-		"audit stopped":  {func(e *env) { e.mesh.status.Audit.Error = "fsync" }, apitype.Degraded, 11},
-		"audit wrong":    {func(e *env) { e.mesh.status.Audit.Wrong = []string{"n2 has signed two histories"} }, apitype.Degraded, 11},
-		"at risk":        {func(e *env) { e.secrets.sum = [3]int{3, 1, 0} }, apitype.Degraded, 11},
-		"below":          {func(e *env) { e.secrets.sum = [3]int{3, 1, 1}; e.mesh.status.Reachable = 1 }, apitype.Critical, 5},
+		"healthy":       {func(*env) {}, apitype.Healthy, 0},
+		"holder off":    {func(e *env) { e.mesh.status.Reachable = 4 }, apitype.Degraded, 11},
+		"lapsed":        {func(e *env) { e.mesh.status.Lapsed = 1 }, apitype.Degraded, 11},
+		"store":         {func(e *env) { e.mesh.status.Storage.Error = "fsync" }, apitype.Degraded, 11},
+		"audit stopped": {func(e *env) { e.mesh.status.Audit.Error = "fsync" }, apitype.Degraded, 11},
+		"audit wrong":   {func(e *env) { e.mesh.status.Audit.Wrong = []string{"n2 has signed two histories"} }, apitype.Degraded, 11},
+		"short":         {func(e *env) { e.secrets.sum = keystore.Counts{Secrets: 3, Short: 1} }, apitype.Degraded, 11},
+		"at risk":       {func(e *env) { e.secrets.sum = keystore.Counts{Secrets: 3, AtRisk: 1} }, apitype.Degraded, 11},
+		"below": {func(e *env) {
+			e.secrets.sum = keystore.Counts{Secrets: 3, AtRisk: 1, Below: 1}
+			e.mesh.status.Reachable = 1
+		}, apitype.Critical, 5},
 		"quorum":         {func(e *env) { e.secrets.err = &keystore.QuorumError{Op: "list", Need: 3} }, apitype.Unknown, 5},
 		"timeout":        {func(e *env) { e.secrets.err = keystore.ErrTimeout }, apitype.Unknown, 6},
 		"damaged":        {func(e *env) { e.secrets.err = keystore.ErrStopped }, apitype.Unknown, 10},

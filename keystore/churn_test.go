@@ -65,9 +65,9 @@ func TestMoveDead(t *testing.T) {
 	churn(t, 6, secrets, func(t *testing.T, f *fakeNet, p Person) {
 		old, fresh := f.nodes[4], f.nodes[5]
 		old.stop()
-		_, atRisk, below, err := f.nodes[0].store.Summary(context.Background(), p)
-		if err != nil || atRisk != 0 || below != 0 {
-			t.Fatal(atRisk, below, err)
+		sum, err := f.nodes[0].store.Summary(context.Background(), p)
+		if err != nil || sum.AtRisk != 0 || sum.Below != 0 {
+			t.Fatal(sum, err)
 		}
 		var at []MoveProgress
 		m, err := f.nodes[0].store.Move(context.Background(), p, old.id, fresh.id, func(p MoveProgress) { at = append(at, p) })
@@ -94,8 +94,8 @@ func TestMoveDead(t *testing.T) {
 		fresh.wipe(share.BucketRow)
 		f.nodes[3].stop()
 		fresh.stop()
-		if secrets, atRisk, below, err := f.nodes[1].store.Summary(context.Background(), p); err != nil || secrets != 30 || atRisk != 30 || below != 0 {
-			t.Fatal(secrets, atRisk, below, err)
+		if sum, err := f.nodes[1].store.Summary(context.Background(), p); err != nil || sum.Secrets != 30 || sum.AtRisk != 30 || sum.Below != 0 {
+			t.Fatal(sum, err)
 		}
 		f.nodes[3].start()
 		fresh.start()

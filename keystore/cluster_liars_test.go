@@ -78,8 +78,8 @@ func TestHostileListing(t *testing.T) {
 				t.Errorf("%q", got)
 			}
 			s.counts = newSummaries()
-			if n, _, _, err := s.Summary(ctx, p); err != nil || n != 3 {
-				t.Errorf("counted %d: %v", n, err)
+			if n, err := s.Summary(ctx, p); err != nil || n.Secrets != 3 {
+				t.Errorf("counted %d: %v", n.Secrets, err)
 			}
 		})
 	}

@@ -27,10 +27,21 @@ type summaries struct {
 }
 
 type keptSummary struct {
-	secrets, atRisk, below int
-	at                     time.Time
-	online                 key.Hash // who was linked then
+	Counts
+	at     time.Time
+	online key.Hash // who was linked then
 }
+
+// Counts says how many secrets a person has and how they stand.
+type Counts struct {
+	Secrets int
+	Short   int // a seat's row is missing or out of reach, though they were put over a minute ago
+	AtRisk  int // one more lost seat puts them below their threshold
+	Below   int // cannot be recovered now
+}
+
+// settleTime is how long after a put its last seats are not missed, in seconds.
+const settleTime = 60
 
 func newSummaries() *summaries { return &summaries{kept: make(map[key.PersonPublic]keptSummary)} }
 
@@ -52,24 +63,22 @@ func (s *Store) online() key.Hash {
 	return sha256.Sum256(ids)
 }
 
-// Summary counts the person's secrets, those of them that one more lost seat
-// puts below their threshold, and those below it now, by the seats that answer.
-// It is up to 10 s old where others write too, and new when a holder came or
+// Summary counts the person's secrets by the seats that answer. It is up to 10 s old where others write too, and new when a holder came or
 // went. Errors: [QuorumError] when nobody answered,
 // [ErrTimeout].
-func (s *Store) Summary(ctx context.Context, p Person) (secrets, atRisk, below int, err error) {
+func (s *Store) Summary(ctx context.Context, p Person) (Counts, error) {
 	owner, online := p.Key.Public(), s.online()
 	s.counts.mu.Lock()
 	have, ok := s.counts.kept[owner]
 	s.counts.mu.Unlock()
 	if ok && have.online == online && time.Since(have.at) < summaryAge {
-		return have.secrets, have.atRisk, have.below, nil
+		return have.Counts, nil
 	}
 	ctx, cancel := within(ctx, 0)
 	defer cancel()
 	t := &tally{s: s, owner: owner, bySum: make(map[[32]byte]*counted), best: make(map[key.Hash]*counted), dead: make(map[key.Hash]uint64)}
 	if _, err := s.sweep(ctx, p, s.roster(), t.take); err != nil {
-		return 0, 0, 0, err
+		return Counts{}, err
 	}
 	have = t.sum()
 	have.online = online
@@ -79,7 +88,7 @@ func (s *Store) Summary(ctx context.Context, p Person) (secrets, atRisk, below i
 		clear(s.counts.kept)
 	}
 	s.counts.kept[owner] = have
-	return have.secrets, have.atRisk, have.below, nil
+	return have.Counts, nil
 }
 
 // tally counts seats. A manifest counts once more of its seats show it as
@@ -96,7 +105,8 @@ type tally struct {
 type counted struct {
 	id       key.Hash
 	gen      uint64
-	k, f     int
+	n, k, f  int
+	created  uint64
 	seats    map[key.NodeID]bool // that have not said anything yet
 	rows     map[key.NodeID]bool // whose row is good
 	manifest []byte
@@ -146,7 +156,7 @@ func (t *tally) read(st *custody.State) *counted {
 	if key.Unmarshal(o.Body, &m) != nil || m.Owner != t.owner || m.Check() != nil {
 		return nil
 	}
-	c := &counted{id: m.ID, gen: m.Gen, k: int(m.K), f: m.F(), expired: expired(&m), seats: make(map[key.NodeID]bool, m.N()), rows: make(map[key.NodeID]bool, m.N()), manifest: st.Manifest, proof: st}
+	c := &counted{id: m.ID, gen: m.Gen, n: m.N(), created: m.Created, k: int(m.K), f: m.F(), expired: expired(&m), seats: make(map[key.NodeID]bool, m.N()), rows: make(map[key.NodeID]bool, m.N()), manifest: st.Manifest, proof: st}
 	for _, seat := range m.Seats {
 		c.seats[seat.Node] = true
 	}
@@ -209,10 +219,11 @@ func (t *tally) sum() keptSummary {
 		if c.gen <= t.dead[id] || c.expired {
 			continue
 		}
-		out.secrets++
+		out.Secrets++
 		good := t.good(c)
-		out.atRisk += btoi(good == c.k)
-		out.below += btoi(good < c.k)
+		out.Short += btoi(good < c.n && unix() > c.created+settleTime)
+		out.AtRisk += btoi(good == c.k)
+		out.Below += btoi(good < c.k)
 	}
 	return out
 }

@@ -146,6 +146,7 @@ type Status struct {
 // Secrets counts a person's secrets.
 type Secrets struct {
 	Total  int `json:"total"`
+	Short  int `json:"short"`   // a holder's row is missing or out of reach
 	AtRisk int `json:"at_risk"` // one more loss puts them below their threshold
 	Below  int `json:"below"`   // cannot be recovered now
 }

@@ -120,7 +120,8 @@ are RFC 3339, ids and hashes text.
   repair       as verify, and moved[x from to] liars[node name why] notes[]
   reshare      as put
   rm           name id gen done seats[]
-  status       health exit_code reasons[] secrets{total at_risk below} members
+  status       health exit_code reasons[] secrets{total short at_risk below}
+               members
                online holders holders_online node{} person{} network storage{}
                version warnings[] checks[] audit{last witnessed error
                wrong[]}

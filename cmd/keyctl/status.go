@@ -140,7 +140,7 @@ func (a *app) statusText(st apitype.Status) string {
 	for _, r := range st.Reasons {
 		fact(&b, "", "%s", r)
 	}
-	fact(&b, "secrets", "%d, of which %d at risk, %d below their threshold", st.Secrets.Total, st.Secrets.AtRisk, st.Secrets.Below)
+	fact(&b, "secrets", "%d, of which %d miss a row, %d are at risk, %d below their threshold", st.Secrets.Total, st.Secrets.Short, st.Secrets.AtRisk, st.Secrets.Below)
 	fact(&b, "mesh", "%d of %d nodes online, %d of %d holders", st.Online, st.Members, st.Reachable, st.Holders)
 	if st.Lapsed > 0 || st.Revoked > 0 {
 		fact(&b, "", "%d with an expired certificate, %d revoked", st.Lapsed, st.Revoked)
