@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"strings"
 	"testing"
 
@@ -28,6 +29,24 @@ func TestGetWaits(t *testing.T) {
 	}
 	if i, j := strings.Index(said, "approved by ann"), strings.Index(said, "approved by bob"); i < 0 || j < i || strings.Contains(said, "\x1b") || strings.Count(said, "approved by") != 2 {
 		t.Errorf("the approvals did not show in turn: %q", said)
+	}
+}
+
+// TestApprovalsComeBeforeTheValue: with both outputs in one pipe, every approval
+// is there before the first byte of the value.
+func TestApprovalsComeBeforeTheValue(t *testing.T) {
+	f := startFake(t)
+	env := []string{"KEYMESH_SOCKET=" + f.socket}
+	if code, _, said := call("hunter2", env, "put", "demo/db"); code != 0 {
+		t.Fatal(said)
+	}
+	f.bend(func() { f.missing = 2 })
+	var pipe bytes.Buffer // written to by one goroutine at a time
+	code := Main([]string{"get", "demo/db", "--wait", "1m"}, strings.NewReader(""), &pipe, &pipe, env)
+	all := pipe.String()
+	ann, bob, value := strings.Index(all, "approved by ann"), strings.Index(all, "approved by bob"), strings.Index(all, "hunter2")
+	if code != 0 || ann < 0 || bob < ann || value < bob || strings.Count(all, "hunter2") != 1 || !strings.HasSuffix(all, "hunter2") {
+		t.Errorf("exit %d, %q", code, all)
 	}
 }
 
