@@ -27,6 +27,8 @@ import (
 var unreachable = map[string]string{
 	"POST /api/v1/secrets/{name}/refresh 503":  "a job begins while its listener ends",
 	"POST /api/v1/secrets/{name}/rehearse 503": "a job begins while its listener ends",
+	"POST /api/v1/secrets/{name}/verify 503":   "a job begins while its listener ends",
+	"POST /api/v1/secrets/{name}/repair 503":   "a job begins while its listener ends",
 	"POST /api/v1/secrets/{name}/reshare 503":  "a job begins while its listener ends",
 	"POST /api/v1/peers/{id}/drain 503":        "a job begins while its listener ends",
 	"POST /api/v1/peers/{id}/replace 503":      "a job begins while its listener ends",

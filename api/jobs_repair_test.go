@@ -3,6 +3,7 @@ package api
 import (
 	"errors"
 	"net/http"
+	"strings"
 	"testing"
 
 	"keymesh/api/apitype"
@@ -32,6 +33,16 @@ func TestVerifyAndRepair(t *testing.T) {
 	for body, want := range map[string]apitype.Type{`{"to":["nobody"]}`: apitype.Unprocessable, `{"n":1}`: apitype.Invalid, `{`: apitype.Invalid} {
 		e.want(good.with(func(q *req) { q.body = body }), want)
 	}
+	verify := req{method: http.MethodPost, path: "/api/v1/secrets/demo%2Fdb/verify"}
+	for _, q := range []req{verify, good} {
+		e.want(q.with(func(q *req) { q.path += "?x=1" }), apitype.Invalid)
+		e.want(q.with(func(q *req) { q.path += "?as=nobody" }), apitype.Unprocessable)
+		e.want(q.with(func(q *req) { q.tcp, q.noToken = true, true }), apitype.Unauthorized)
+		e.want(q.with(func(q *req) { q.host = "evil.example" }), apitype.Forbidden)
+		fillSlots(e.server, func() { e.want(q, apitype.RateLimited) })
+	}
+	e.want(good.with(func(q *req) { q.body = strings.Repeat(" ", apitype.MaxBody+1) }), apitype.TooLarge)
+	e.want(good.with(func(q *req) { q.noType = true }), apitype.MediaType)
 	for _, c := range []struct {
 		err  error
 		want apitype.Type
