@@ -170,6 +170,74 @@ func TestAttackLongLife(t *testing.T) {
 	}
 }
 
+// TestAttackEndedApproval: an approval that its signer limited ends before the
+// request does; a genuine longer one by another helps.
+func TestAttackEndedApproval(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newRWorld(t, rPolicy)
+		r, _ := w.asks(w.a, nil)
+		short := share.SignApproval(w.b, w.net, share.Approval{Subject: r.Hash, Verdict: share.VerdictApprove, Expires: r.Created + rDelay/2}).Encode()
+		w.mustAt(1, r, custody.Wait, short)
+		w.pass(1, (rDelay+1)*time.Second)
+		for range 2 {
+			if out := w.mustAt(1, r, custody.Denied, short); out.Progress.Have != 1 {
+				t.Fatalf("%+v", out.Progress)
+			}
+			w.restart(1)
+		}
+	})
+}
+
+// TestAttackAfterVeto: what is closed takes no more words, replayed or new.
+func TestAttackAfterVeto(t *testing.T) {
+	w := newRWorld(t, rPolicy)
+	r, _ := w.asks(w.a, nil)
+	w.mustAt(1, r, custody.Denied)
+	w.approveAt(1, r, w.word(w.veto, r, share.VerdictVeto))
+	for _, word := range [][]byte{w.yes(w.b, r), w.yes(w.veto, r), w.word(w.a, r, share.VerdictVeto), w.word(w.veto, r, share.VerdictVeto)} {
+		w.approveAt(1, r, word)
+		if out := w.mustAt(1, r, custody.Denied, word); out.Progress.Closed != custody.Vetoed || len(out.Progress.Words) != 1 {
+			t.Fatalf("%+v", out.Progress)
+		}
+	}
+	if w.audit[1].count("approve")+w.audit[1].count("withdraw") != 0 || w.audit[1].count("veto") != 1 {
+		t.Errorf("%v", w.audit[1].kinds())
+	}
+}
+
+// TestAttackDelayOfAnother: where two policies judge, the delay of one that has
+// passed is not that of the other.
+func TestAttackDelayOfAnother(t *testing.T) {
+	w := newHWorld(t, 3)
+	a, b, veto := hPerson(t, 11), hPerson(t, 12), hPerson(t, 13)
+	one := w.deal(t, hSpec{gen: 1, pol: rPolicy(a, b, veto)}).version
+	two := w.deal(t, hSpec{gen: 1, pol: rPolicy(a, b, a)}).version
+	signed := share.SignRequest(a, w.net, share.Request{ID: w.id, Verb: share.VerbRecover, Created: hNow, Expires: hNow + 86400})
+	f := w.facts(0)
+	f.ran = 0
+	o := share.SignApproval(b, w.net, share.Approval{Subject: signed.Hash, Verdict: share.VerdictApprove, Expires: signed.Expires})
+	said, err := share.OpenApproval(w.net, o.Encode(), f.now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, _ := newRequestState(f, signed, signed.Object.Encode()).hear(newWord(f, said, o.Encode(), o.Hash(w.net)), []*version{one})
+	r, _, _ = r.settle(f, []*version{one})
+	for _, judges := range [][]*version{{one, two}, {two, one}} {
+		f.ran = 1000
+		both, _, _ := r.settle(f, judges)
+		f.ran = rDelay
+		both, verdicts, _ := both.settle(f, judges)
+		if got, _ := both.outcome(verdicts); got != custody.Wait {
+			t.Errorf("outcome %d", got)
+		}
+		f.ran += 1000
+		both, verdicts, _ = both.settle(f, judges)
+		if got, why := both.outcome(verdicts); got != custody.OK {
+			t.Errorf("outcome %d %s", got, why)
+		}
+	}
+}
+
 // jump makes a time what it were if the wall clock had been set that much
 // forward since it was taken: its wall reading changes, its monotonic one stays.
 func jump(t *testing.T, at *time.Time, by time.Duration) {
