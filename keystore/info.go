@@ -62,8 +62,11 @@ func (g *reading) info(l *located, best *certified, label *share.Label) Info {
 	out.Generations, out.Pending = g.generations(m)
 	out.margins(g.roster)
 	if up, need, moved := g.view.orderers(m, g.roster); moved {
-		if out.Stuck = min(out.Stuck, max(0, up-need+1)); out.Stuck == 0 {
-			out.StuckIf = "cannot be written now"
+		switch left := max(0, up-need+1); {
+		case left == 0:
+			out.Stuck, out.StuckIf = 0, "cannot be written now"
+		case left < out.Stuck:
+			out.Stuck, out.StuckIf = left, fmt.Sprintf("cannot be written if %d more of the holders it was put with are off", left)
 		}
 		out.StuckIf += "; " + g.view.ordering(m, g.roster)
 	}

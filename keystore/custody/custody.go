@@ -37,7 +37,7 @@ const (
 // be left in doubt and listings incomplete.
 func Unmetered(verb uint64) bool {
 	switch verb {
-	case VerbPrepare, VerbCommit, VerbLocate, VerbRecover, VerbList, VerbDelete, VerbAudit, VerbRepair, VerbRecall:
+	case VerbPrepare, VerbCommit, VerbLocate, VerbRecover, VerbList, VerbDelete, VerbAudit, VerbRepair, VerbReassign, VerbRecall:
 		return true
 	}
 	return false
