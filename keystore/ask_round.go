@@ -14,7 +14,11 @@ import (
 // prepare makes the request, or goes on with the one that waits, before the
 // seats are asked.
 func (g *reading) prepare(ctx context.Context) error {
-	if g.request == nil {
+	if g.request == nil || g.tooLong() {
+		if g.kept != nil {
+			g.s.asks.forget(ctx, g.kept)
+		}
+		g.kept, g.names, g.words = nil, nil, nil
 		if err := g.newRequest(ctx); err != nil {
 			return err
 		}
@@ -24,6 +28,14 @@ func (g *reading) prepare(ctx context.Context) error {
 		g.words, _ = g.s.asks.heardOf(g.kept)
 	}
 	return nil
+}
+
+// tooLong reports whether the request was made for a policy that asks for more
+// than the person's own word, and the one in force now does not: no holder takes
+// the word alone of a request that lives so long.
+func (g *reading) tooLong() bool {
+	life, alone := lifeOf(&g.use.Manifest, g.p.Key.Public())
+	return alone && g.request.Expires-g.request.Created > life
 }
 
 // message is what a seat is asked with: the words of others that it may lack go

@@ -290,3 +290,30 @@ func TestChangeIsProven(t *testing.T) {
 		}
 	}
 }
+
+// TestPolicyThatAsksForLess: a recovery that began under a policy that asks for
+// others goes on under a new one that the owner's word satisfies.
+func TestPolicyThatAsksForLess(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeople(t, ownerAndOne)
+		ctx := context.Background()
+		_, err := p.nodes[4].store.Recover(ctx, p.owner, "mail/imap", RecoverOptions{})
+		asked := mustWait(t, err)
+		_, err = p.change("new", PutOptions{})
+		w := mustWait(t, err)
+		p.view(t, 1, p.a, w.Request)
+		if err := p.nodes[1].store.Approve(ctx, p.a, w.Request, ""); err != nil {
+			t.Fatal(explain(err))
+		}
+		if _, err := p.change("new", PutOptions{}); err != nil {
+			t.Fatal(explain(err))
+		}
+		got, err := p.nodes[4].store.Continue(ctx, p.owner, asked.Request, 0)
+		if err != nil || string(got.Value) != "new" || got.Request == asked.Request {
+			t.Fatalf("%q %v", got.Value, explain(err))
+		}
+		if n := askedRecords(p.nodes[4]); n != 0 {
+			t.Errorf("%d records of asking are left", n)
+		}
+	})
+}
