@@ -34,6 +34,8 @@ func problemOf(err error, o op) *apitype.Problem {
 		return apitype.NewProblem(apitype.NotFound, "this node knows of no such request of, or for, this person")
 	case errors.Is(err, keystore.ErrEnded):
 		return apitype.NewProblem(apitype.Gone, "%.500s", err)
+	case errors.Is(err, keystore.ErrNotAlone):
+		return apitype.NewProblem(apitype.Denied, "%.500s", err)
 	case errors.Is(err, keystore.ErrDenied):
 		return apitype.NewProblem(apitype.Denied, "every holder that answered denies this person")
 	case errors.Is(err, keystore.ErrExpired):

@@ -145,6 +145,9 @@ func (v *seatMove) give(l *located) (signed bool, err error) {
 	if v.f.r.p.Key.Public() != v.c.m.Owner {
 		return false, fmt.Errorf("%w: only the owner moves seats", ErrDenied)
 	}
+	if err := errNotAlone(&v.c.m.Manifest); err != nil {
+		return false, err
+	}
 	to, why := v.target(place, st)
 	if to.IsZero() {
 		return false, fmt.Errorf("%w%s", errNoNode, why)

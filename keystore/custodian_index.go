@@ -19,7 +19,7 @@ type summary struct {
 	listed   bool               // worth an item of a LIST
 	floor    key.Hash           // the certificate that is here
 	tomb     key.Hash           // the tombstone that was put last
-	moves    []key.Hash         // Reassigns of what is there
+	moves    []key.Hash         // Reassigns of what is there, and their vetoes
 	expires  uint64             // the earliest of the rows here; 0: never
 	age      uint64             // when the committed row came into force; 0: there is none
 	moved    bool               // a seat of it was given to another node
@@ -41,6 +41,11 @@ func summaryOf(r *stateRecord) summary {
 	if r.Reassign != nil {
 		for _, m := range r.Reassign.Moves {
 			s.moves = append(s.moves, m.Hash)
+		}
+	}
+	if r.Words != nil {
+		for _, word := range r.Words.Vetoes {
+			s.moves = append(s.moves, vetoHash(word))
 		}
 	}
 	if n := len(r.Tombs); n > 0 {
@@ -104,7 +109,7 @@ type index struct {
 	mu      sync.Mutex
 	floors  map[key.Hash]key.Hash   // id -> H(manifest) of what is there
 	tombs   map[key.Hash]key.Hash   // id -> H(tombstone)
-	moves   map[key.Hash][]key.Hash // id -> H(reassign) of those in it
+	moves   map[key.Hash][]key.Hash // id -> H(reassign) and vetoHash of those in it
 	expires map[key.Hash]uint64
 	ages    map[key.Hash]uint64
 	moved   map[key.Hash]uint64 // the ages of those of which a seat was given away

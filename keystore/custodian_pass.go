@@ -37,6 +37,7 @@ type passKey struct {
 	word    key.Hash // H(approval), or zero
 	request key.Hash // that the word is on
 	move    key.Hash // H(reassign), or zero
+	veto    key.Hash // vetoHash, or zero
 }
 
 type passItem struct {
@@ -160,6 +161,33 @@ func (p *passing) addWords(s *secretState, r *requestState, self key.NodeID) {
 	for _, w := range r.words {
 		p.putNew(passKey{id: s.id, word: w.hash, request: r.Hash}, w.hash, s.targetsOf(c, self))
 	}
+}
+
+// vetoHash names the owner's veto of a Reassign among what is passed on.
+func vetoHash(word []byte) key.Hash { return key.T("keymesh/v1/veto", word) }
+
+// addVetoes notes the owner's vetoes: each is to reach every seat within the day
+// in which a Reassign by seats waits, and its owner may have reached this one only.
+func (p *passing) addVetoes(s *secretState, self key.NodeID) {
+	c := s.current()
+	if c == nil {
+		return
+	}
+	for _, word := range s.vetoes {
+		h := vetoHash(word)
+		p.putNew(passKey{id: s.id, veto: h}, h, s.targetsOf(c, self))
+	}
+}
+
+// passVeto sends a veto and reports whether the node answered, or there is
+// nothing to send any more.
+func (c *custodian) passVeto(ctx context.Context, node key.NodeID, s *secretState, d passDue) bool {
+	i := slices.IndexFunc(s.vetoes, func(word []byte) bool { return vetoHash(word) == d.veto })
+	if i < 0 {
+		return true
+	}
+	var reply custody.PollReply
+	return c.call(ctx, node, custody.VerbPoll, &custody.Poll{ID: s.id, Manifest: s.votesOf, Veto: s.vetoes[i]}, &reply) == nil && reply.Outcome != custody.Failed
 }
 
 // putNew is put for what is passed on once and does not change.
@@ -286,6 +314,7 @@ func (c *custodian) recheckSome(ctx context.Context) {
 		}
 		c.passing.add(s, c.self)
 		c.passing.addTombs(s)
+		c.passing.addVetoes(s, c.self)
 		if s.kept != nil || len(s.moves) > 0 {
 			c.healing.look(id, healFirst)
 		}
@@ -385,6 +414,9 @@ func (c *custodian) passFull(ctx context.Context, node key.NodeID, d passDue) bo
 		}
 		var reply custody.DeleteReply
 		return c.call(ctx, node, custody.VerbDelete, q, &reply) == nil && reply.Outcome != custody.Failed && reply.Outcome != custody.Wait
+	}
+	if !d.veto.IsZero() {
+		return c.passVeto(ctx, node, s, d)
 	}
 	if !d.word.IsZero() {
 		return c.passWord(ctx, node, d)

@@ -3,6 +3,7 @@ package keystore
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"keymesh/crypto/key"
@@ -68,10 +69,15 @@ func (c *custodian) collect(ctx context.Context, s *secretState, want *share.Rea
 	}
 	poll.New = want.New
 	var signed []key.Object
+	var by []uint8 // one signature of each seat, and nobody else's
+	place := s.planned(s.committed.version)
 	for _, reply := range c.pollSeats(ctx, s, &poll) {
 		o, err := key.DecodeObject(reply.Signed)
-		if err == nil && o.Verify(c.cfg.ID, key.TypeReassign) == nil && string(o.Body) == string(key.Marshal(want)) {
-			signed = append(signed, o)
+		if err != nil || string(o.Body) != string(key.Marshal(want)) || o.Verify(c.cfg.ID, key.TypeReassign) != nil {
+			continue
+		}
+		if x := place.SeatOf(key.NodePublic(o.Key).ID()); x != 0 && !slices.Contains(by, x) {
+			signed, by = append(signed, o), append(by, x)
 		}
 	}
 	b, err := share.JoinReassign(signed...)
@@ -79,7 +85,7 @@ func (c *custodian) collect(ctx context.Context, s *secretState, want *share.Rea
 		return
 	}
 	m, err := share.OpenReassign(c.cfg.ID, b, s.committed.SignedManifest)
-	if err != nil || s.planned(s.committed.version).Signed(m) < int(s.committed.W) {
+	if err != nil || place.Signed(m) < int(s.committed.W) {
 		return
 	}
 	if err := c.takeMoves(ctx, c.facts(c.self), s.id, []*share.SignedReassign{m}); err != nil {
@@ -150,11 +156,12 @@ func (c *custodian) vetoed(ctx context.Context, q *custody.Poll) (key.Body, erro
 	if err != nil || a.Verdict != share.VerdictVeto {
 		return &custody.PollReply{Outcome: custody.Refused, Why: "no veto that is good now"}, nil
 	}
-	r, _, _, err := c.step(ctx, q.ID, c.facts(c.self), func(s *secretState, f holderFacts) stepResult { return s.veto(f, a.Person, a.Subject) })
+	r, _, _, err := c.step(ctx, q.ID, c.facts(c.self), func(s *secretState, f holderFacts) stepResult { return s.veto(f, a.Person, a.Subject, q.Veto) })
 	if err != nil {
 		return nil, err
 	}
 	if r.next != nil {
+		c.passing.addVetoes(r.next, c.self)
 		c.note(ctx, AuditRecord{Kind: "veto", ID: q.ID, Person: a.Person, Detail: "of a reassignment by the seats"})
 	}
 	return &custody.PollReply{Outcome: r.outcome, Why: bounded(r.why)}, nil

@@ -9,16 +9,21 @@ import (
 	"keymesh/keystore/custody"
 )
 
-// openMoves verifies Reassigns of v that came along.
+// openMoves verifies Reassigns of v that came along, each the next of its seat;
+// what is none is left out and costs no verification.
 func (c *custodian) openMoves(list [][]byte, v *version) ([]*share.SignedReassign, error) {
 	if len(list) > share.MaxReassigns {
 		return nil, fmt.Errorf("%w: %d of them", share.ErrReassign, len(list))
 	}
-	out := make([]*share.SignedReassign, len(list))
-	for i, b := range list {
-		var err error
-		if out[i], err = share.OpenReassign(c.cfg.ID, b, v.SignedManifest); err != nil {
+	var out []*share.SignedReassign
+	p := share.NewPlacement(v.SignedManifest, v.alone)
+	for _, b := range list {
+		r, err := p.Open(c.cfg.ID, b)
+		if err != nil {
 			return nil, err
+		}
+		if r != nil {
+			out = append(out, r)
 		}
 	}
 	return out, nil

@@ -30,6 +30,9 @@ var (
 	ErrNoRequest = errors.New("no such request")
 	// ErrVetoed: somebody who may stop the request did. It wraps [ErrDenied].
 	ErrVetoed = fmt.Errorf("%w: vetoed", ErrDenied)
+	// ErrNotAlone: the policy wants more than the owner's word, and there are no
+	// others' words in this. It wraps [ErrDenied].
+	ErrNotAlone = fmt.Errorf("%w: the policy does not let the owner read it alone, so the owner alone moves no seat of it either", ErrDenied)
 	// ErrEnded: the request is over: expired, withdrawn or released.
 	ErrEnded = errors.New("the request is over")
 )

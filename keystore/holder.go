@@ -31,6 +31,7 @@ type version struct {
 	*share.SignedManifest
 	policy *policy.Policy
 	sane   error    // why the policy is refused; nil when it is sound
+	alone  bool     // its owner's signature alone satisfies the policy
 	wire   [32]byte // SHA-256 of the bytes it came in, where a cache has it
 }
 
@@ -39,6 +40,7 @@ func newVersion(m *share.SignedManifest) *version {
 	v.policy, v.sane = policy.Parse(m.Policy)
 	if v.sane == nil {
 		v.sane = v.policy.CheckOwner(m.Owner)
+		v.alone = ownerAlone(&m.Manifest)
 	}
 	return v
 }
@@ -120,6 +122,7 @@ type secretState struct {
 	votes     []vote    // this node's own under Reassigns of the version votesOf
 	votesOf   key.Hash
 	vetoed    []key.Hash // H of Reassigns of it that the owner vetoed
+	vetoes    [][]byte   // the owner's words, to be passed on
 }
 
 // holderFacts are what a step may know of the world.
@@ -182,6 +185,7 @@ func (s *secretState) clone() *secretState {
 	c.pending, c.history, c.tombs = slices.Clone(s.pending), slices.Clone(s.history), slices.Clone(s.tombs)
 	c.marks = slices.Clone(s.marks)
 	c.moves, c.votes, c.vetoed = slices.Clone(s.moves), slices.Clone(s.votes), slices.Clone(s.vetoed)
+	c.vetoes = slices.Clone(s.vetoes)
 	return &c
 }
 
@@ -213,6 +217,9 @@ func (s *secretState) size() int64 {
 	}
 	for _, m := range s.moves {
 		n += m.size()
+	}
+	for _, b := range s.vetoes {
+		n += int64(len(b))
 	}
 	return n
 }

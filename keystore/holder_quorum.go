@@ -22,24 +22,40 @@ type quorumFacts struct {
 // the first standby that has and had no seat and was reached. nil: none.
 func (s *secretState) names(f holderFacts, q quorumFacts, x uint8) *share.Reassign {
 	e := s.committed
-	if e == nil || e != s.current() || !e.row || e.Repair != share.RepairQuorum || e.SeatAt(x) == nil || e.x == x || !q.suspect(x) || s.covered(e.Gen) {
+	if e == nil || e != s.current() || !e.row || e.Repair != share.RepairQuorum || e.SeatAt(x) == nil || e.x == x || !q.suspect(x) || s.covered(e.Gen) || s.behind(f) {
 		return nil
-	}
-	for _, m := range s.moves {
-		if !m.ByOwner && (f.ran < m.seen || f.ran-m.seen < vetoTime) {
-			return nil // at most one in 24 h
-		}
 	}
 	p := s.planned(e.version)
-	i := slices.IndexFunc(e.Standby, func(n key.NodeID) bool { return !p.Had(n, x) && p.Holder(x) != n && q.reached(n) })
-	if i < 0 {
-		return nil
-	}
-	r := &share.Reassign{Manifest: e.Hash, Epoch: e.epoch, X: x, Seq: 1, Old: p.Holder(x), New: e.Standby[i]}
+	r := &share.Reassign{Manifest: e.Hash, Epoch: e.epoch, X: x, Seq: 1, Old: p.Holder(x)}
 	if last := p.Last(x); last != nil {
 		r.Seq, r.Prev = last.Seq+1, last.Hash
 	}
+	if s.namedToday(f, r) {
+		return nil
+	}
+	i := slices.IndexFunc(e.Standby, func(n key.NodeID) bool {
+		return !p.Had(n, x) && p.Holder(x) != n && !s.namedFor(e.Hash, n, x) && q.reached(n)
+	})
+	if i < 0 {
+		return nil
+	}
+	r.New = e.Standby[i]
 	return r
+}
+
+// namedToday reports whether another Reassign of the version than that of this
+// x and seq was signed by this seat, or by w of them, within 24 hours: at most
+// one is.
+func (s *secretState) namedToday(f holderFacts, r *share.Reassign) bool {
+	recent := func(at uint64) bool { return f.ran < at || f.ran-at < vetoTime }
+	return slices.ContainsFunc(s.moves, func(m *move) bool { return !m.ByOwner && recent(m.seen) }) ||
+		s.votesOf == r.Manifest && slices.ContainsFunc(s.votes, func(v vote) bool { return (v.X != r.X || v.Seq != r.Seq) && recent(v.At) })
+}
+
+// namedFor reports whether this seat signed that the node gets another seat than
+// x: shown to different holders, two such Reassigns would give it two rows.
+func (s *secretState) namedFor(manifest key.Hash, node key.NodeID, x uint8) bool {
+	return s.votesOf == manifest && slices.ContainsFunc(s.votes, func(v vote) bool { return v.X != x && v.to == node })
 }
 
 // vote notes that this seat signs a Reassign: at most one for each x and seq,
@@ -66,7 +82,7 @@ func (s *secretState) vote(f holderFacts, q quorumFacts, x uint8, seq uint64, no
 	if len(next.votes) >= share.MaxReassigns {
 		return refuse(custody.Refused, "too many are signed here"), nil
 	}
-	next.votes = append(next.votes, vote{X: x, Seq: seq, Hash: hash, At: f.ran})
+	next.votes = append(next.votes, vote{X: x, Seq: seq, Hash: hash, At: f.ran, to: node})
 	return stepResult{next: next, outcome: custody.OK}, r
 }
 
@@ -74,13 +90,13 @@ func (s *secretState) vote(f holderFacts, q quorumFacts, x uint8, seq uint64, no
 // version than the one in force, in a state that is the caller's to change.
 func (s *secretState) aboutVotes() {
 	if c := s.current(); c != nil && s.votesOf != c.Hash {
-		s.votesOf, s.votes, s.vetoed = c.Hash, nil, nil
+		s.votesOf, s.votes, s.vetoed, s.vetoes = c.Hash, nil, nil, nil
 	}
 }
 
 // veto takes in the owner's veto of a Reassign of w seats that is not in force
-// yet; of one that nobody has shown here yet as well.
-func (s *secretState) veto(f holderFacts, owner key.PersonPublic, hash key.Hash) stepResult {
+// yet; of one that nobody has shown here yet as well. word is its encoding.
+func (s *secretState) veto(f holderFacts, owner key.PersonPublic, hash key.Hash, word []byte) stepResult {
 	c := s.current()
 	if c == nil || c.Owner != owner {
 		return refuse(custody.Denied, "")
@@ -96,7 +112,7 @@ func (s *secretState) veto(f holderFacts, owner key.PersonPublic, hash key.Hash)
 	}
 	next := s.clone()
 	next.aboutVotes()
-	next.vetoed = append(next.vetoed, hash)
+	next.vetoed, next.vetoes = append(next.vetoed, hash), append(next.vetoes, word)
 	if i >= 0 {
 		x, seq := s.moves[i].X, s.moves[i].Seq
 		next.moves = slices.DeleteFunc(next.moves, func(m *move) bool { return m.X == x && m.Seq >= seq })

@@ -7,6 +7,7 @@ import (
 	"keymesh/crypto/key"
 	"keymesh/crypto/share"
 	"keymesh/keystore/custody"
+	"keymesh/keystore/policy"
 )
 
 // Reassigns at a holder (protocol.md section 8): who holds a seat of the version
@@ -33,6 +34,16 @@ type vote struct {
 	Seq  uint64
 	Hash key.Hash // H(reassign)
 	At   uint64   // running time
+
+	to key.NodeID // the new node; zero in a record of before it was kept
+}
+
+// ownerAlone reports whether the owner's signature alone satisfies the policy.
+// Only then do its Reassigns count: k of them, each to a node of its own, would
+// else give it every row without a request (SPEC.md).
+func ownerAlone(m *share.Manifest) bool {
+	pol, err := policy.Parse(m.Policy)
+	return err == nil && pol.Evaluate(policy.Evidence{Owner: m.Owner, Signers: []key.PersonPublic{m.Owner}}).OK
 }
 
 // placement is who holds the seats of a version, with every Reassign of it that
@@ -47,7 +58,7 @@ func (s *secretState) planned(v *version) *share.Placement {
 }
 
 func (s *secretState) placed(v *version, counts func(*move) bool) *share.Placement {
-	p := share.NewPlacement(v.SignedManifest)
+	p := share.NewPlacement(v.SignedManifest, v.alone)
 	for _, m := range s.moves {
 		if m.Manifest == v.Hash && counts(m) {
 			_, _ = p.Add(m.SignedReassign) // refused only after one that does not count yet
@@ -103,7 +114,7 @@ func (s *secretState) settleMoves() {
 	c := s.current()
 	s.moves = slices.DeleteFunc(s.moves, func(m *move) bool { return c == nil || m.Manifest != c.Hash })
 	if c == nil || c.Hash != s.votesOf {
-		s.votes, s.vetoed, s.votesOf = nil, nil, key.Hash{}
+		s.votes, s.vetoed, s.vetoes, s.votesOf = nil, nil, nil, key.Hash{}
 	}
 }
 
@@ -234,6 +245,36 @@ type reassignRecord struct {
 	Vetoed []key.Hash
 }
 
+// wordsRecord is what the record of a secret has beside that.
+type wordsRecord struct {
+	_      struct{}     `cbor:",toarray"`
+	To     []key.NodeID // the new node of each vote, in their order
+	Vetoes [][]byte     // Approvals
+}
+
+func (s *secretState) wordsRecord() *wordsRecord {
+	if len(s.votes)+len(s.vetoes) == 0 {
+		return nil
+	}
+	r := &wordsRecord{Vetoes: s.vetoes}
+	for _, v := range s.votes {
+		r.To = append(r.To, v.to)
+	}
+	return r
+}
+
+func (s *secretState) readWords(r *wordsRecord) {
+	if r == nil {
+		return
+	}
+	s.vetoes = r.Vetoes
+	for i := range s.votes {
+		if i < len(r.To) {
+			s.votes[i].to = r.To[i]
+		}
+	}
+}
+
 type moveRecord struct {
 	_      struct{} `cbor:",toarray"`
 	Hash   key.Hash // H(reassign)
@@ -267,6 +308,9 @@ func (s *secretState) readMoves(net key.NetworkID, r *reassignRecord) error {
 		o, err := share.ReadReassign(net, m.Bytes, c.SignedManifest)
 		if err != nil {
 			return err
+		}
+		if o.ByOwner && !c.alone {
+			continue // kept before it counted for nothing
 		}
 		s.moves = append(s.moves, &move{SignedReassign: o, seen: m.Seen, active: m.Active})
 	}

@@ -28,6 +28,7 @@ type stateRecord struct {
 	Reassign  *reassignRecord    `cbor:"11,keyasint,omitempty"`
 	Epochs    []epochRecord      `cbor:"12,keyasint,omitempty"`
 	Refreshes []refreshRecord    `cbor:"13,keyasint,omitempty"`
+	Words     *wordsRecord       `cbor:"16,keyasint,omitempty"`
 }
 
 type storedRecord struct {
@@ -103,6 +104,7 @@ func (s *secretState) record() *stateRecord {
 		Owner: s.owner, Floor: s.floor, Committed: one(s.committed), Kept: one(s.kept),
 		Pending: recordsOf(s.pending), History: recordsOf(s.history), Parties: s.parties(), Operator: s.operator,
 		Reassign: s.reassignRecord(),
+		Words:    s.wordsRecord(),
 		Marks:    s.liveMarks(),
 		Cleared:  s.cleared,
 	}
@@ -199,6 +201,7 @@ func stateOf(net key.NetworkID, id key.Hash, r *stateRecord, open func([]byte) (
 	}
 	if d.err == nil {
 		d.err = s.readMoves(net, r.Reassign)
+		s.readWords(r.Words)
 	}
 	if d.err == nil {
 		d.err = s.readEpochs(r)

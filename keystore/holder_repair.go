@@ -51,6 +51,9 @@ func (s *secretState) help(f holderFacts, q helpMsg) (e *stored, r stepResult, t
 		return nil, refuse(custody.Refused, "seat %d is this node's own", q.x), true
 	case s.covered(e.Gen) || e.expired(f.now):
 		return nil, refuse(custody.Refused, "deleted or expired"), false
+	case slices.Contains(s.history, e):
+		// Who holds its seats is forgotten, and no row of it is repaired.
+		return nil, refuse(custody.Refused, "a later generation is in force"), false
 	case e.epoch != q.epoch:
 		r = refuse(custody.Refused, "epoch %d is here", e.epoch)
 		r.epoch = e.proof

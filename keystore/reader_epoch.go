@@ -89,14 +89,12 @@ func seating(net key.NetworkID, use *share.SignedManifest, moves []*share.Signed
 	if v, err := readVersion(net, use.Bytes()); err == nil {
 		m = v.SignedManifest // use may have other nodes in it
 	}
-	p := share.NewPlacement(m)
+	p := share.NewPlacement(m, ownerAlone(&m.Manifest))
 	for _, r := range moves {
 		_, _ = p.Add(r)
 	}
 	for _, b := range shown[:min(len(shown), share.MaxReassigns)] {
-		if r, err := share.OpenReassign(net, b, m); err == nil {
-			_, _ = p.Add(r)
-		}
+		_, _ = p.Open(net, b) // one that is not the next changes nothing
 	}
 	return func(x uint8, node key.NodeID) bool {
 		return m.Seated(x, node) || slices.ContainsFunc(p.Moves(), func(r *share.SignedReassign) bool { return r.X == x && r.New == node })

@@ -2,15 +2,14 @@ package keystore
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 
 	"keymesh/crypto/key"
 	"keymesh/crypto/share"
 )
 
-// learnMoves takes in Reassigns that a holder shows of a manifest. An error
-// means that it showed something that no honest holder shows.
+// learnMoves takes in those Reassigns that a holder shows of a manifest which
+// follow what is known; others are neither verified nor kept. An error means that it showed something that no honest holder shows.
 func (v *view) learnMoves(manifest key.Hash, list [][]byte) error {
 	m := v.byHash[manifest]
 	if m == nil || len(list) == 0 {
@@ -19,25 +18,22 @@ func (v *view) learnMoves(manifest key.Hash, list [][]byte) error {
 	if len(list) > share.MaxReassigns {
 		return fmt.Errorf("%w: %d of them", share.ErrReassign, len(list))
 	}
+	p := v.placement(m)
 	for _, b := range list {
-		if slices.ContainsFunc(v.moves[manifest], func(r *share.SignedReassign) bool { return string(r.Bytes()) == string(b) }) {
-			continue
-		}
-		r, err := share.OpenReassign(v.s.cfg.ID, b, m)
-		if err != nil {
+		if _, err := p.Open(v.s.cfg.ID, b); err != nil {
 			return err
 		}
-		v.moves[manifest] = append(v.moves[manifest], r)
 	}
-	slices.SortStableFunc(v.moves[manifest], func(a, b *share.SignedReassign) int { return int(a.Seq) - int(b.Seq) })
+	v.moves[manifest] = p.Moves()
 	return nil
 }
 
 // placement is who holds the seats of m, as far as is known here.
 func (v *view) placement(m *share.SignedManifest) *share.Placement {
-	p := share.NewPlacement(v.named(m))
+	named := v.named(m)
+	p := share.NewPlacement(named, ownerAlone(&named.Manifest))
 	for _, r := range v.moves[m.Hash] {
-		_, _ = p.Add(r) // of two that contradict one another one is refused
+		_, _ = p.Add(r) // each follows those before it
 	}
 	return p
 }

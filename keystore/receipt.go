@@ -70,6 +70,9 @@ func VerifyReceipt(b []byte) (ReceiptView, error) {
 	if !pol.IsParty(m.Owner, r.Request.Person) || !verdict.OK {
 		return ReceiptView{}, fmt.Errorf("%w: its words do not satisfy the policy: missing %.400q", share.ErrBundle, verdict.Missing)
 	}
+	if slices.ContainsFunc(r.Moves, func(mv *share.SignedReassign) bool { return mv.ByOwner }) && !ownerAlone(m) {
+		return ReceiptView{}, fmt.Errorf("%w: its owner alone has given seats away, which the policy does not allow", share.ErrBundle)
+	}
 	return receiptView(r, pol), nil
 }
 

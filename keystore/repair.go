@@ -53,7 +53,8 @@ type Repaired struct {
 // returns once all seats are good that can be, or the timeout ends.
 //
 // Errors: those of [Store.Verify]; [ErrInput] for a node of To that cannot take
-// a seat; [ErrDenied] when seats have to move and the person is not the owner.
+// a seat; [ErrDenied] when seats have to move and the person is not the owner, or
+// the policy wants more than the owner's word.
 func (s *Store) Repair(ctx context.Context, p Person, name string, o RepairOptions) (*Repaired, error) {
 	h, err := s.secret(p, name)
 	if err != nil {
@@ -111,6 +112,9 @@ func (f *fixing) move(v *Verified) error {
 	if f.r.p.Key.Public() != f.r.use.Owner {
 		return fmt.Errorf("%w: only the owner moves seats", ErrDenied)
 	}
+	if err := errNotAlone(&f.r.use.Manifest); err != nil {
+		return err
+	}
 	for _, st := range gone {
 		to, err := f.target(place, st)
 		if err != nil {
@@ -125,6 +129,17 @@ func (f *fixing) move(v *Verified) error {
 		}
 	}
 	return nil
+}
+
+// errNotAlone says why the owner's word moves no seat of a version; nil: it does.
+func errNotAlone(m *share.Manifest) error {
+	switch {
+	case ownerAlone(m):
+		return nil
+	case m.Repair == share.RepairQuorum:
+		return fmt.Errorf("%w: its seats do, two days after a holder is gone, and a new generation (keyctl reshare or put) has others", ErrNotAlone)
+	}
+	return fmt.Errorf("%w: a new generation has others (keyctl reshare, which those approve whom the policy names, or put)", ErrNotAlone)
 }
 
 // gone: the seat is to be moved.

@@ -43,6 +43,10 @@ type Bundle struct {
 	Request   *SignedRequest
 	Approvals []*Approval
 	Releases  []*Release
+	// Moves are the Reassigns of the seats among the releases. Those by the owner
+	// count as if its word alone satisfied the policy, which is the caller's to
+	// judge as well.
+	Moves []*SignedReassign
 }
 
 // PackBundle puts a receipt together of parts that were verified before, which
@@ -141,6 +145,7 @@ func OpenBundle(net key.NetworkID, b []byte) (*Bundle, error) {
 	if err != nil {
 		return nil, err
 	}
+	out.Moves = place.Moves()
 	if err := out.openReleases(place, body.Releases); err != nil {
 		return nil, err
 	}
@@ -167,7 +172,7 @@ func (b *Bundle) openApprovals(list [][]byte) error {
 }
 
 func (b *Bundle) openReassigns(list [][]byte) (*Placement, error) {
-	place := NewPlacement(b.Manifest)
+	place := NewPlacement(b.Manifest, true) // whether it is, is for who judges the policy
 	var last *SignedReassign
 	for _, raw := range list {
 		r, err := OpenReassign(b.Network, raw, b.Manifest)

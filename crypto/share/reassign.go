@@ -175,16 +175,20 @@ func (m *Manifest) SeatAt(x uint8) *Seat {
 	return nil
 }
 
-// Placement says who holds the seats of a manifest after its Reassigns. The
-// zero value with a manifest is the manifest's own. Not safe for concurrent use
-// while it is added to.
+// Placement says who holds the seats of a manifest after its Reassigns. Not safe
+// for concurrent use while it is added to.
 type Placement struct {
 	m     *SignedManifest
+	alone bool
 	moves []*SignedReassign // of all seats, each chain in order
 }
 
-// NewPlacement is the placement that the manifest itself gives.
-func NewPlacement(m *SignedManifest) *Placement { return &Placement{m: m} }
+// NewPlacement is the placement that the manifest itself gives. alone says that
+// its owner's signature alone satisfies its policy: elsewhere no Reassign by the
+// owner counts, or its key would read what the policy keeps from it (SPEC.md).
+func NewPlacement(m *SignedManifest, alone bool) *Placement {
+	return &Placement{m: m, alone: alone}
+}
 
 // Moves are the valid Reassigns, each seat's in order. Not to be changed.
 func (p *Placement) Moves() []*SignedReassign { return p.moves }
@@ -257,7 +261,8 @@ func (p *Placement) Placed() *SignedManifest {
 }
 
 // Add takes in a Reassign that [OpenReassign] verified for this manifest: the
-// next of its seat, by the owner, or by w seats where the manifest lets them.
+// next of its seat, by the owner where its word is enough, or by w seats where
+// the manifest lets them.
 // The node that gets the seat must never have had another one of this manifest:
 // nobody may come to know two rows. Of two with the same seq the owner's is
 // taken, else the one with the smaller hash; what came after the other goes. It
@@ -266,7 +271,7 @@ func (p *Placement) Add(r *SignedReassign) (bool, error) {
 	if slices.ContainsFunc(p.moves, func(o *SignedReassign) bool { return o.Hash == r.Hash }) {
 		return false, nil
 	}
-	rest := NewPlacement(p.m)
+	rest := NewPlacement(p.m, p.alone)
 	for _, o := range p.moves {
 		if o.X == r.X && o.Seq >= r.Seq {
 			if o.Seq == r.Seq && !before(r, o) {
@@ -281,6 +286,39 @@ func (p *Placement) Add(r *SignedReassign) (bool, error) {
 	}
 	p.moves = append(rest.moves, r)
 	return true, nil
+}
+
+// Open takes in a Reassign of these bytes. Its signatures are verified last: not
+// of one that changes nothing here, or would be refused with good ones, and only
+// of the owner or of nodes that hold or held a seat, so that nobody else makes a
+// node verify. It returns nil for one that changes nothing or does not count
+// here; an error, wrapping [ErrReassign], means bytes that nobody honest shows.
+func (p *Placement) Open(net key.NetworkID, b []byte) (*SignedReassign, error) {
+	if slices.ContainsFunc(p.moves, func(r *SignedReassign) bool { return bytes.Equal(r.bytes, b) }) {
+		return nil, nil
+	}
+	r, err := ReadReassign(net, b, p.m)
+	if err != nil {
+		return nil, err
+	}
+	next := NewPlacement(p.m, p.alone)
+	next.moves = p.moves
+	if changed, err := next.Add(r); err != nil || !changed || !p.seated(r) {
+		return nil, nil
+	}
+	if r, err = OpenReassign(net, b, p.m); err != nil {
+		return nil, err
+	}
+	p.moves = next.moves
+	return r, nil
+}
+
+// seated reports whether each of the nodes that are said to have signed holds or
+// held a seat.
+func (p *Placement) seated(r *SignedReassign) bool {
+	return !slices.ContainsFunc(r.Signers, func(node key.NodeID) bool {
+		return !slices.ContainsFunc(p.m.Seats, func(s Seat) bool { return p.held(node, s.X) })
+	})
 }
 
 // before reports which of two Reassigns of one seat and seq counts.
@@ -309,10 +347,13 @@ func (p *Placement) next(r *SignedReassign) error {
 	if p.Had(r.New, r.X) {
 		return fmt.Errorf("%w: the node has or had another seat", ErrReassign)
 	}
-	if r.ByOwner {
-		return nil
+	switch {
+	case !r.ByOwner:
+		return p.quorum(r)
+	case !p.alone:
+		return fmt.Errorf("%w: the policy wants more than the owner's word", ErrReassign)
 	}
-	return p.quorum(r)
+	return nil
 }
 
 // quorum checks that w seats signed, in a manifest that lets them.
@@ -336,7 +377,8 @@ func (p *Placement) quorum(r *SignedReassign) error {
 	return nil
 }
 
-// Signed counts the seats whose holder, now or before, signed r.
+// Signed counts the seats whose holder, now or before, signed r: of a Reassign
+// that came late, other seats may have gone on meanwhile. SPEC.md has the bound.
 func (p *Placement) Signed(r *SignedReassign) int {
 	n := 0
 	for _, s := range p.m.Seats {

@@ -63,7 +63,7 @@ func mustAdd(t testing.TB, p *Placement, r *SignedReassign) {
 
 func TestReassignChain(t *testing.T) {
 	m := standbyManifest(t)
-	p := NewPlacement(m)
+	p := NewPlacement(m, true)
 	one := byOwner(t, m, firstMove(m))
 	mustAdd(t, p, one)
 	if changed, err := p.Add(one); changed || err != nil {
@@ -87,7 +87,7 @@ func TestReassignChain(t *testing.T) {
 func TestReassignRefused(t *testing.T) {
 	m := standbyManifest(t)
 	base := func() *Placement {
-		p := NewPlacement(m)
+		p := NewPlacement(m, true)
 		mustAdd(t, p, byOwner(t, m, firstMove(m)))
 		return p
 	}
@@ -114,7 +114,7 @@ func TestReassignRefused(t *testing.T) {
 	mustAdd(t, base(), bySeats(t, m, second, 0, 2, 3, 4)) // and this is what they all lack
 	plainOne := plain(1).sign(t)
 	r := firstMove(plainOne)
-	if _, err := NewPlacement(plainOne).Add(bySeats(t, plainOne, r, 0, 2, 3, 4)); !errors.Is(err, ErrReassign) {
+	if _, err := NewPlacement(plainOne, true).Add(bySeats(t, plainOne, r, 0, 2, 3, 4)); !errors.Is(err, ErrReassign) {
 		t.Error("seats move what only the owner may")
 	}
 }
@@ -122,7 +122,7 @@ func TestReassignRefused(t *testing.T) {
 // n-k seats an epoch may move by quorum, no more.
 func TestReassignQuorumLimit(t *testing.T) {
 	m := standbyManifest(t)
-	p := NewPlacement(m)
+	p := NewPlacement(m, true)
 	for i, x := range []uint8{1, 2} {
 		r := Reassign{Manifest: m.Hash, X: x, Seq: 1, Old: node(int(x) - 1).ID(), New: node(7 + i).ID()}
 		mustAdd(t, p, bySeats(t, m, r, 0, 2, 3, 4))
@@ -143,7 +143,7 @@ func TestReassignFork(t *testing.T) {
 	for _, pair := range [][2]int{{0, 1}, {0, 2}, {1, 2}} {
 		var ends []key.NodeID
 		for _, order := range [][2]int{pair, {pair[1], pair[0]}} {
-			p := NewPlacement(m)
+			p := NewPlacement(m, true)
 			for _, i := range order {
 				_, _ = p.Add(all[i])
 			}
@@ -240,7 +240,7 @@ func FuzzOpenReassign(f *testing.F) {
 			if !bytes.Equal(key.Marshal(&r.Reassign), b) {
 				t.Fatal("an accepted body does not re-encode to itself")
 			}
-			p := NewPlacement(m)
+			p := NewPlacement(m, true)
 			if _, err := p.Add(r); err == nil && (p.Holder(r.X) != r.New || r.X == 0) {
 				t.Fatal("added and not there")
 			}
