@@ -129,7 +129,8 @@ func TestHostileNode(t *testing.T) {
 			t.Errorf("%s: this node does not lie: %+v", reason, pend)
 		}
 		answered, given := attacks(t, c, 2, reason)
-		for _, what := range []string{"bare", "forged words", "words on others", "more than it may carry", "swapped key, signed anew", "swapped key, old signature", "as the owner", "as nobody", "for ever"} {
+		for _, what := range []string{"bare", "forged words", "words on others", "more than it may carry", "swapped key, signed anew", "swapped key, old signature", "as the owner", "as nobody", "for ever",
+			"forged approval", "forged veto", "forged news", "news without a policy"} {
 			if answered[what] < 4 || given[what] != 0 {
 				t.Errorf("%s: %s: %d holders answered and %d gave something", reason, what, answered[what], given[what])
 			}
