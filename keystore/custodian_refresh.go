@@ -315,7 +315,7 @@ func (c *custodian) takeBundle(s *secretState, f holderFacts, b *share.OpenedBun
 	if e == nil {
 		return refuse(custody.Refused, "%s", why)
 	}
-	if _, res := e.mayAcknowledge(b, proof); res.outcome != custody.OK {
+	if _, res := e.mayAcknowledge(unix(), b, proof); res.outcome != custody.OK {
 		return res
 	}
 	row, bad, err := c.rowOf(e, b, q.Boxes)

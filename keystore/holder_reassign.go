@@ -137,6 +137,11 @@ func (s *secretState) addMove(f holderFacts, v *version, r *share.SignedReassign
 	if slices.Contains(s.vetoed, r.Hash) && !r.ByOwner {
 		return false, fmt.Errorf("%w: the owner vetoed it", share.ErrReassign)
 	}
+	// Rows are exchanged after a Reassign of their epoch; one of a made-up epoch
+	// would have them exchanged without end.
+	if c := s.current(); c != nil && uint64(r.Epoch) > uint64(c.epoch)+1 {
+		return false, fmt.Errorf("%w: of epoch %d, and %d is in force here", share.ErrReassign, r.Epoch, c.epoch)
+	}
 	p := s.planned(v)
 	changed, err := p.Add(r)
 	if err != nil || !changed {

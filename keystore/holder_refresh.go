@@ -18,9 +18,19 @@ import (
 // acknowledges only the same dealings again, until an Epoch of a higher round
 // shows it that others have won.
 
-// maxRoundJump is how far a round may be above the one that was acknowledged
-// last: a dealer signs for any, so that one liar could use all of them up.
-const maxRoundJump = 1 << 16
+// Rounds are bounded by time: one a second since the manifest was made, and some.
+// A dealer signs for any, and a seat that has acknowledged a high one takes no
+// lower one any more: a liar could use all of them up for ever. What it can use
+// up so is used up for [roundSlack].
+const (
+	freeRounds = 1024
+	roundSlack = 600 // seconds by which honest clocks differ
+)
+
+// lastRound is the highest round that a coordinator proposes or believes.
+func (v *version) lastRound(now uint64) uint64 {
+	return freeRounds + max(now, v.Created) - v.Created
+}
 
 // maxDealt is how many new rows of rounds that are not over are kept.
 const maxDealt = 4
@@ -231,7 +241,7 @@ func (s *secretState) acknowledge(f holderFacts, q ackMsg) stepResult {
 			return refuse(custody.Refused, "the seat x = %d was given to another node", seat.X)
 		}
 	}
-	r, res := e.mayAcknowledge(q.bundle, q.proof)
+	r, res := e.mayAcknowledge(f.now, q.bundle, q.proof)
 	if res.outcome != custody.OK {
 		return res
 	}
@@ -258,7 +268,7 @@ func (s *secretState) acknowledge(f holderFacts, q ackMsg) stepResult {
 // mayAcknowledge says whether a bundle may be acknowledged, and returns the
 // refresh that it belongs to, nil for a new one. Proof is an Epoch of its dealings
 // in an earlier round, or nil.
-func (e *stored) mayAcknowledge(b *share.OpenedBundle, proof *share.OpenedEpoch) (*refreshing, stepResult) {
+func (e *stored) mayAcknowledge(now uint64, b *share.OpenedBundle, proof *share.OpenedEpoch) (*refreshing, stepResult) {
 	r := e.refresh
 	over := r == nil || r.base == nil
 	switch {
@@ -271,16 +281,10 @@ func (e *stored) mayAcknowledge(b *share.OpenedBundle, proof *share.OpenedEpoch)
 	case r != nil && r.ahead != nil:
 		return nil, refuse(custody.Conflict, "others have a row of epoch %d", r.ahead.Number())
 	}
-	fresh := over && (r == nil || r.epoch != b.Epoch)
-	if before := uint64(0); b.Round > maxRoundJump {
-		if !fresh {
-			before = r.round
-		}
-		if b.Round > before && b.Round-before > maxRoundJump {
-			return nil, refuse(custody.Refused, "round %d is too far above round %d", b.Round, before)
-		}
+	if last := e.lastRound(now); b.Round > last+roundSlack {
+		return nil, refuse(custody.Refused, "round %d is above %d, the last that time allows", b.Round, last)
 	}
-	if fresh {
+	if over && (r == nil || r.epoch != b.Epoch) {
 		return nil, stepResult{outcome: custody.OK}
 	}
 	if b.Round < r.round || b.Round == r.round && b.Hash != r.bundle {

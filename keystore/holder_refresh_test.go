@@ -184,11 +184,12 @@ func TestRulesOfRounds(t *testing.T) {
 		a1, b1, b2 := w.bundle(1), w.bundle(1), w.bundle(2)
 		a3 := w.again(a1, 3)
 
-		w.ack(0, w.bundle(maxRoundJump+1), nil, custody.Refused) // a liar would use the rounds up
+		last := seats[0].lastRound(unix()) + roundSlack
+		w.ack(0, w.bundle(last+60), nil, custody.Refused) // a liar would use the rounds up
 		w.ack(0, w.bundle(1<<63), nil, custody.Refused)
 		w.ack(0, a1, nil, custody.OK)
 		w.ack(0, a1, nil, custody.OK) // the same again
-		w.ack(0, w.again(a1, maxRoundJump+2), nil, custody.Refused)
+		w.ack(0, w.again(a1, last+60), nil, custody.Refused)
 		w.ack(0, b1, nil, custody.Conflict) // another of the round
 		for i := 1; i < 4; i++ {
 			w.ack(i, a1, nil, custody.OK)

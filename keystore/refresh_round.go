@@ -145,7 +145,7 @@ func (r *round) look(ctx context.Context, manifest key.Hash) error {
 	for x, reply := range replies {
 		if reply.Outcome == custody.OK && reply.Standing != nil {
 			r.standing[x] = reply.Standing
-			r.number = max(r.number, reply.Standing.Round)
+			r.passed(reply.Standing.Round)
 		}
 	}
 	for _, st := range r.standing {
@@ -169,6 +169,12 @@ func (r *round) look(ctx context.Context, manifest key.Hash) error {
 		r.better(r.e.proof, kept.Bundle)
 	}
 	return nil
+}
+
+// passed notes that a seat says to have acknowledged a round. No more can have
+// passed than time allows.
+func (r *round) passed(number uint64) {
+	r.number = max(r.number, min(number, r.e.lastRound(unix())))
 }
 
 // better notes an Epoch with its bundle if it is of a higher round than the one
@@ -345,7 +351,7 @@ func (r *round) gather(b *share.RefreshBundle, hash key.Hash, replies map[uint8]
 	objects := make(map[uint8]key.Object)
 	for x, reply := range replies {
 		if reply.Standing != nil {
-			r.number = max(r.number, reply.Standing.Round)
+			r.passed(reply.Standing.Round)
 		}
 		for _, bad := range reply.Bad[:min(len(reply.Bad), custody.MaxDealers)] {
 			r.dropped[bad] += fmt.Sprintf("its dealing of round %d fails at x = %d; ", b.Round, x)
