@@ -91,6 +91,7 @@ func (c *custodian) letGo(ctx context.Context, e *stored, to key.NodeID) healOut
 		return healAgain
 	}
 	if r.next != nil {
+		c.log.Info("a seat was given to another node, which has the row now; it is deleted here", "secret", e.ID.String()[:8], "node", to.Short())
 		c.note(ctx, AuditRecord{Kind: "leave", ID: e.ID, Node: to, Detail: fmt.Sprintf("seat %d of generation %d was given to this node; its row is deleted here", e.x, e.Gen)})
 	}
 	return healOver
