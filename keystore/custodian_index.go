@@ -281,19 +281,31 @@ func (r *reservation) full(c demand, shelf Shelf) string {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for _, p := range []payer{{c.operator, key.PersonPublic{}}, {c.operator, c.owner}} {
-		u := x.used[p]
+		u, l := x.used[p], x.limitsOf(p)
 		switch {
-		case u.secrets+add.secrets > x.limits.Secrets:
+		case u.secrets+add.secrets > l.Secrets:
 			return fmt.Sprintf("%d secrets of this operator or owner are here", u.secrets)
-		case u.bytes+add.bytes > x.limits.Bytes:
+		case u.bytes+add.bytes > l.Bytes:
 			return fmt.Sprintf("%d bytes of this operator or owner are here", u.bytes)
-		case u.records+add.records > maxRecords*x.limits.Secrets:
+		case u.records+add.records > maxRecords*l.Secrets:
 			return fmt.Sprintf("%d records of this operator or owner are here", u.records)
 		}
 	}
 	x.charge(c.operator, c.owner, add)
 	r.operator, r.owner, r.held = c.operator, c.owner, add
 	return ""
+}
+
+// limitsOf are what a payer may have here.
+func (x *index) limitsOf(p payer) Limits {
+	l, part := x.limits, 1
+	if p.operator == givenAway {
+		if part = 4; !p.owner.IsZero() {
+			part = 16
+		}
+	}
+	l.Secrets, l.Bytes = l.Secrets/part, l.Bytes/int64(part)
+	return l
 }
 
 // release gives back what was held.

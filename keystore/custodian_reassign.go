@@ -53,7 +53,9 @@ func (c *custodian) takeMoves(ctx context.Context, f holderFacts, id key.Hash, m
 // reassigned serves REASSIGN: a COMMIT whose sender waits for the seats to be
 // whole. What is missing here is repaired at once.
 func (c *custodian) reassigned(ctx context.Context, from key.NodeID, q *custody.Commit) (key.Body, error) {
-	out, err := c.commit(ctx, from, q)
+	f := c.facts(from)
+	f.ordered = true
+	out, err := c.commitAs(ctx, f, q)
 	if err != nil {
 		return nil, err
 	}

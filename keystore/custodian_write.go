@@ -222,7 +222,10 @@ func (c *custodian) ask(ctx context.Context, from key.NodeID, con *consent, requ
 
 // commit serves COMMIT.
 func (c *custodian) commit(ctx context.Context, from key.NodeID, q *custody.Commit) (key.Body, error) {
-	f := c.facts(from)
+	return c.commitAs(ctx, c.facts(from), q)
+}
+
+func (c *custodian) commitAs(ctx context.Context, f holderFacts, q *custody.Commit) (key.Body, error) {
 	if f.operator == "" && !c.holds(ctx, q.Manifest) {
 		return &custody.CommitReply{Outcome: custody.Refused, Why: whyOutsider}, nil
 	}

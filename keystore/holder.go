@@ -78,10 +78,13 @@ func (s *stored) size() int64 {
 		n += int64(len(b.Object.Body))
 	}
 	if s.row {
-		n += int64(s.Length) + int64(s.K)*share.DataKeySize + s.refreshSize()
+		n += s.rowSize() + s.refreshSize()
 	}
 	return n
 }
+
+// rowSize is what a row and the ciphertext take, in bytes.
+func (s *stored) rowSize() int64 { return int64(s.Length) + int64(s.K)*share.DataKeySize }
 
 // tomb is a tombstone as this holder has it.
 type tomb struct {
@@ -134,6 +137,7 @@ type holderFacts struct {
 	ran  uint64     // running time of this node, seconds
 	// operator is whose quota new things are charged to.
 	operator string
+	ordered  bool   // it is a REASSIGN, which its sender pays for
 	restored uint64 // how often this node's disk was put back
 	revoked  func(key.NodeID) bool
 	// known reports receipts whose signature was verified before; may be nil.
@@ -204,6 +208,17 @@ func (s *secretState) payer(f holderFacts) string {
 		return s.operator
 	}
 	return f.operator
+}
+
+// givenAway is whose quota a seat is in that a Reassign gave to this node and of
+// which it was told in passing: whoever passed it on has not asked for it, and
+// the owner has not asked this node. It is no operator's name. Its limits are a
+// quarter of an operator's, and a sixteenth for each owner.
+const givenAway = "\x00given"
+
+// given reports whether a Reassign is all that gives this node a seat of m.
+func (s *secretState) given(f holderFacts, m *version) bool {
+	return m.SeatOf(f.self) == nil && s.ownSeat(m, f.self) != 0
 }
 
 // size is what everything of the secret is charged with, in bytes.

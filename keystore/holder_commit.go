@@ -37,13 +37,17 @@ func (s *secretState) commit(f holderFacts, c commitMsg) stepResult {
 	if err := c.verify(f, before); err != nil {
 		return refuse(custody.Refused, "%v", err)
 	}
+	given := s.given(f, m)
+	if given && !f.ordered {
+		f.operator = givenAway
+	}
 	next := s.clone()
 	next.charge(f, m.Owner)
 	var w writes
 	e := &stored{version: m, cert: c.bytes, before: before, committedAt: f.now, operator: s.payer(f)}
 	seat := s.ownSeat(m, f.self) != 0
 	done := next.certified(f, e, &w)
-	if why := was.roomFor(f, next, e); why != "" {
+	if why := was.roomFor(f, next, e, given); why != "" {
 		return refuse(custody.Full, "%s", why)
 	}
 	r := stepResult{next: next, writes: w.list, outcome: custody.OK, prevGone: next.prevGone(m)}
@@ -142,9 +146,13 @@ const certReceipt = 256
 // roomFor says why next, which took in the certificate of e, does not fit. What
 // was promised is committed also where nothing more fits, or writes that others
 // count on would be lost: an honest certificate of it is never refused. What it
-// takes is charged all the same.
-func (s *secretState) roomFor(f holderFacts, next *secretState, e *stored) string {
+// takes is charged all the same. A seat that this node was given without being
+// asked is taken only with room for its row.
+func (s *secretState) roomFor(f holderFacts, next *secretState, e *stored, given bool) string {
 	grows := next.size() - s.size()
+	if given {
+		return f.full(demand{e.operator, e.Owner, grows + e.rowSize(), true})
+	}
 	if !s.nothing() {
 		allowed := int64(certReceipt * len(e.targets(key.NodeID{})))
 		for _, v := range append([]*version{e.version}, e.before...) {

@@ -186,6 +186,9 @@ func (s *secretState) reassign(f holderFacts, r *share.SignedReassign) stepResul
 // moveRoom says why what a Reassign adds to the record does not fit.
 func (s *secretState) moveRoom(f holderFacts, next *secretState) string {
 	grows := next.size() - s.size()
+	if k := next.kept; k != nil && s.kept == nil {
+		return f.full(demand{k.operator, next.owner, grows + k.rowSize(), true})
+	}
 	if grows <= 0 {
 		return ""
 	}

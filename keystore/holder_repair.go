@@ -147,7 +147,7 @@ func (s *secretState) heal(f holderFacts, h healMsg) stepResult {
 	if !seat.rowFits(h.row) || h.payload != nil && !seat.payloadFits(h.payload) || h.payload == nil && e == s.kept {
 		return refuse(custody.Refused, "not the row or payload of the manifest")
 	}
-	if why := f.full(demand{s.payer(f), e.Owner, seat.size() - e.size(), true}); why != "" {
+	if why := f.full(demand{e.operator, e.Owner, seat.size() - e.size(), true}); why != "" {
 		return refuse(custody.Full, "%s", why)
 	}
 	next := s.clone()
