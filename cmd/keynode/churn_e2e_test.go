@@ -302,3 +302,73 @@ func TestDrainLive(t *testing.T) {
 		t.Fatalf("%d rows and ciphertexts on the node that was drained", rows)
 	}
 }
+
+// TestOldReturns: a node that was replaced comes back with its disk. It learns of
+// it, deletes its rows and says so; once it is removed from the network nobody
+// talks to it, and its owner sees in its status that it reaches nobody.
+func TestOldReturns(t *testing.T) {
+	if os.Getenv("KEYMESH_CHURN") == "" {
+		t.Skip("takes a quarter of a minute; KEYMESH_CHURN=40 runs it, and the same in virtual time is TestMoveDead of package keystore")
+	}
+	const n = 8
+	c := testCluster(t, 5)
+	cl := putChurn(t, c, n)
+	old := peerID(t, cl, "node-5")
+	if err := c.signal(5, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	addNode(t, c)
+	j, err := cl.StartReplace(t.Context(), old, peerID(t, cl, "node-6"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, _ := waitMove(t, cl, j.ID); out.Moved != n {
+		t.Fatalf("%+v", out)
+	}
+	if err := c.start(5); err != nil {
+		t.Fatal(err)
+	}
+	back := c.client(5)
+	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
+	defer cancel()
+	start, left := time.Now(), 0
+	if err := poll(ctx, "the old node to leave its seats", func() bool {
+		page, err := back.Audit(ctx, nil, 100)
+		left = 0
+		for _, e := range page.Items {
+			if e.Kind == "leave" {
+				left++
+			}
+		}
+		return err == nil && left == n
+	}); err != nil {
+		t.Fatalf("%v: %d", err, left)
+	}
+	t.Logf("it left its seats within %.1f s", time.Since(start).Seconds())
+	if _, err := cl.RemovePeer(t.Context(), old); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.signal(5, syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if rows := rowsOn(t, c, 5); rows != 0 {
+		t.Fatalf("%d rows and ciphertexts are left", rows)
+	}
+	if err := c.start(5); err != nil {
+		t.Fatal(err)
+	}
+	// It was off when it was removed, and nobody tells it anything any more: it
+	// sees that it is alone.
+	var st apitype.Status
+	if err := poll(ctx, "the old node to see that it is alone", func() bool {
+		st, err = back.Status(ctx)
+		return err == nil && st.Health != apitype.Healthy && st.Online == 1 && strings.Contains(fmt.Sprint(st.Reasons), "5 of 6 holders are not reachable")
+	}); err != nil {
+		t.Fatalf("%v; %+v", err, st)
+	}
+	t.Logf("%q", st.Reasons)
+	peers, err := cl.Peers(ctx)
+	if err != nil || slices.ContainsFunc(peers, func(p apitype.Peer) bool { return p.Node == old && p.Online }) {
+		t.Errorf("%+v %v", peers, err)
+	}
+}
