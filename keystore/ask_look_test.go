@@ -70,6 +70,7 @@ func TestLook(t *testing.T) {
 
 // TestLookOfAVetoedAndAnExpiredOne: the end is told.
 func TestLookOfAVetoedAndAnExpiredOne(t *testing.T) {
+	long(t)
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeople(t, twoAfterAnHour)
 		w := p.asks(t)

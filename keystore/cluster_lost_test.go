@@ -70,6 +70,7 @@ func TestOvertakenConditionIsStored(t *testing.T) {
 // With more generations in between than anybody shows, or a tombstone, nothing
 // proves either: that is in doubt, now and for the retry, also after a restart.
 func TestOvertakenConditionInDoubt(t *testing.T) {
+	long(t)
 	for name, then := range map[string]func(t *testing.T, s *Store, p Person){
 		"three generations": func(t *testing.T, s *Store, p Person) {
 			for range 3 {

@@ -69,6 +69,7 @@ func TestSeatAwayDuringARefresh(t *testing.T) {
 // old epoch or of the new one give the secret at once, and what began ends after
 // the restart, or the next refresh does it.
 func TestCoordinatorKilledAfterEachMessage(t *testing.T) {
+	long(t)
 	for after := 1; ; after++ {
 		ended := false
 		t.Run(fmt.Sprint(after), func(t *testing.T) {
@@ -259,6 +260,7 @@ func TestConcurrentCoordinators(t *testing.T) {
 
 // It happens by itself, once in the time that is configured and a tenth.
 func TestRefreshBySchedule(t *testing.T) {
+	long(t)
 	const every = 48 * time.Hour
 	refreshBubble(t, func(t *testing.T, f *fakeNet, p Person, id key.Hash, v []byte) {
 		for _, n := range f.nodes {

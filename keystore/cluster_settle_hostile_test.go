@@ -47,6 +47,7 @@ func (n *fakeNode) sign(t key.Type, manifest []byte) []byte {
 // what is certified or can be, nor completes what has too few honest rows, nor
 // makes a wrong row; what is acknowledged afterwards is what is read.
 func TestSettleLiars(t *testing.T) {
+	long(t)
 	lies := map[string]func(n *fakeNode, q *custody.Settle, r *custody.SettleReply){
 		"none of everything": func(_ *fakeNode, _ *custody.Settle, r *custody.SettleReply) {
 			r.Word, r.Receipt = custody.WordNone, nil

@@ -67,6 +67,7 @@ func TestPlan(t *testing.T) {
 
 // What has expired is neither read nor listed nor counted, and the name goes on.
 func TestExpired(t *testing.T) {
+	long(t)
 	bubble(t, 5, func(t *testing.T, f *fakeNet, p Person) {
 		s, ctx := f.nodes[0].store, context.Background()
 		mustPut(t, s, p, "a", []byte("v"), PutOptions{TTL: new(time.Hour)})

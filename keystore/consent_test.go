@@ -117,6 +117,7 @@ func TestChangeOfPolicyMovesSeats(t *testing.T) {
 
 // TestChangeOfPolicyEnds: by a veto, by its maker, by time, or by another put.
 func TestChangeOfPolicyEnds(t *testing.T) {
+	long(t)
 	delayed := func(p *people) *policy.Policy {
 		return policy.All(ownerAndOne(p), policy.Delay(3600, p.c.Key.Public()))
 	}

@@ -431,3 +431,12 @@ func (w testWriter) Write(b []byte) (int, error) {
 func newPerson() Person {
 	return Person{Key: key.GeneratePerson(), Recovery: key.GeneratePerson().Public()}
 }
+
+// long leaves a test out where -short asks for it: with the race detector, under
+// which days of virtual time take minutes.
+func long(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("takes long")
+	}
+}

@@ -44,6 +44,7 @@ func rowsAt(nodes ...*fakeNode) int {
 // With no owner online the seats give the seat of a holder that is silent for a
 // day to a standby, a day later it has the row, and not before.
 func TestQuorumMoves(t *testing.T) {
+	long(t)
 	quorum5(t, func(t *testing.T, f *fakeNet, p Person, put PutResult) {
 		time.Sleep(22 * time.Hour)
 		for _, n := range f.nodes[:4] {
@@ -78,6 +79,7 @@ func TestQuorumMoves(t *testing.T) {
 
 // The owner's veto within the day keeps the row where it is.
 func TestQuorumVeto(t *testing.T) {
+	long(t)
 	quorum5(t, func(t *testing.T, f *fakeNet, p Person, put PutResult) {
 		time.Sleep(28 * time.Hour)
 		stranger := newPerson()

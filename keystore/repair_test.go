@@ -32,6 +32,7 @@ func good(t *testing.T, f *fakeNet, p Person, name string, n int, within time.Du
 // A damaged row, a damaged ciphertext, a lost row, a lost ciphertext and a lost
 // disk of a node that kept its key each heal alone.
 func TestSelfRepair(t *testing.T) {
+	long(t)
 	for name, harm := range map[string]func(*fakeNode){
 		"row damaged":        func(n *fakeNode) { n.flip(share.BucketRow) },
 		"ciphertext damaged": func(n *fakeNode) { n.flip(share.BucketPayload) },
