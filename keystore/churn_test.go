@@ -191,11 +191,16 @@ func TestMoveSelf(t *testing.T) {
 		if r.Acked != 4 || old.shelf.count(share.BucketRow) != 0 {
 			t.Fatalf("%+v", r)
 		}
-		if nodes, self, err := old.store.Drained(p); err != nil || !self || !slices.Equal(nodes, []key.NodeID{old.id}) {
-			t.Fatal(nodes, self, err)
+		if nodes, err := old.store.cust.drains.of(p.Key.Public()); err != nil || !old.store.Closed() || !slices.Equal(nodes, []key.NodeID{old.id}) {
+			t.Fatal(nodes, err)
 		}
 		if err := old.store.Drain(context.Background(), p, old.id, false); err != nil || !old.store.Accepting() {
 			t.Fatal(err)
+		}
+		old.stop()
+		old.start()
+		if nodes, err := old.store.cust.drains.of(p.Key.Public()); err != nil || old.store.Closed() || len(nodes) != 0 {
+			t.Fatal(nodes, err)
 		}
 	})
 }
@@ -259,7 +264,7 @@ func TestMoveInput(t *testing.T) {
 				t.Errorf("%s: %v", what, err)
 			}
 		}
-		if nodes, _, err := s.Drained(p); err != nil || len(nodes) != 0 {
+		if nodes, err := s.cust.drains.of(p.Key.Public()); err != nil || len(nodes) != 0 {
 			t.Fatal(nodes, err)
 		}
 		mustMove(t, s, p, a, b)

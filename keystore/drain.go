@@ -166,12 +166,9 @@ func (r roster) withDrained() (roster, bool) {
 	return out, any
 }
 
-// Drained are the nodes that get no seats from this person's puts at this node
-// any more, and whether this node itself takes none from anybody.
-func (s *Store) Drained(p Person) (nodes []key.NodeID, self bool, err error) {
-	nodes, err = s.cust.drains.of(p.Key.Public())
-	return slices.Clone(nodes), s.cust.drains.isClosed(), err
-}
+// Closed reports whether this node drains itself: it takes no new seats until
+// [Store.Drain] is called with false.
+func (s *Store) Closed() bool { return s.cust.drains.isClosed() }
 
 // Drain makes the person's puts at this node give no seat to a node any more,
 // durably, or as before again when on is false. This node itself then takes no

@@ -93,6 +93,9 @@ func (d *daemon) checkStore() apitype.Check {
 	if n := d.db.Stats().Corrupt; n > 0 {
 		return found("store", apitype.LevelBad, fmt.Sprintf("%d records of the store are damaged", n), "look at the disk; the other holders still have their rows")
 	}
+	if d.keys.Closed() {
+		return found("store", apitype.LevelWarn, "this node is being drained: it takes no new seats", "keyctl peer drain "+d.id.Name+" --undo lets it have seats again")
+	}
 	if err := d.db.Room(0); err != nil {
 		return found("store", apitype.LevelWarn, "the store accepts nothing more: "+err.Error(), "make room on the disk or raise storage_max")
 	}
