@@ -19,7 +19,7 @@ func TestMoveThenPut(t *testing.T) {
 		if err != nil || info.Stuck != 1 {
 			t.Fatalf("%+v %v", info, err)
 		}
-		old.member.Revoked = true
+		old.revoke()
 		time.Sleep(time.Minute)
 		if info, err = s.Info(context.Background(), p, "s/000"); err != nil || info.Stuck != 2 || info.Loses != 3 {
 			t.Fatalf("%+v %v", info, err)

@@ -182,6 +182,13 @@ func (f *fakeNet) heal() {
 	clear(f.cut)
 }
 
+// revoke takes the node's membership away.
+func (n *fakeNode) revoke() {
+	n.net.mu.Lock()
+	defer n.net.mu.Unlock()
+	n.member.Revoked = true
+}
+
 // lies makes a node answer by itself; nil: honestly again.
 func (n *fakeNode) lies(f func(ctx context.Context, from key.NodeID, verb uint64, body []byte, call func() ([]byte, error)) ([]byte, error)) {
 	n.net.mu.Lock()
@@ -287,13 +294,17 @@ type netOf struct{ n *fakeNode }
 func (v netOf) Members() []Member {
 	v.n.net.mu.Lock()
 	nodes := slices.Clone(v.n.net.nodes)
+	members := make([]Member, len(nodes))
+	for i, o := range nodes {
+		members[i] = o.member
+	}
 	v.n.net.mu.Unlock()
 	var out []Member
-	for _, o := range nodes {
+	for i, o := range nodes {
 		if o == v.n {
 			continue
 		}
-		m := o.member
+		m := members[i]
 		m.Online = v.n.net.reach(v.n.id, o.id)
 		m.Accepting = m.Online && !o.shelf.isFull()
 		out = append(out, m)

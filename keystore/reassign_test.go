@@ -49,7 +49,7 @@ func TestRepairMoves(t *testing.T) {
 		if r := mustRepair(t, f.nodes[0].store, p, "a", RepairOptions{}); len(r.Moved) != 0 || r.Good != 4 {
 			t.Fatalf("%+v", r)
 		}
-		f.nodes[4].member.Revoked = true
+		f.nodes[4].revoke()
 		tp := f.record()
 		secret := never(t, &fakeNet{nodes: f.nodes[:4]}, put.ID, []byte("no value is so long"))
 		r := mustRepair(t, f.nodes[0].store, p, "a", RepairOptions{})
@@ -190,7 +190,8 @@ func TestRepairMovesTwo(t *testing.T) {
 		}
 		mustGet(t, f.nodes[5].store, p, "a", []byte("v"))
 		// Both of the old ones are removed from the network: puts go on.
-		f.nodes[3].member.Revoked, f.nodes[4].member.Revoked = true, true
+		f.nodes[3].revoke()
+		f.nodes[4].revoke()
 		time.Sleep(time.Minute)
 		next := mustPut(t, f.nodes[0].store, p, "a", []byte("w"), PutOptions{})
 		settle(t, f, p, "a", next.Gen)
