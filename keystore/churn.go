@@ -121,12 +121,14 @@ type mover struct {
 	from, to key.NodeID
 	tell     func(MoveProgress)
 
-	mu     sync.Mutex // also while tell is called
-	out    *Moved
-	at     MoveProgress
-	keeps  int // secrets that keep older generations
-	other  map[key.NodeID]int
-	silent []key.NodeID // of the last listing
+	mu    sync.Mutex // also while tell is called
+	out   *Moved
+	at    MoveProgress
+	keeps int // secrets that keep older generations
+	other map[key.NodeID]int
+	// Of the goroutine that goes through the listing.
+	stopped bool         // the node is not drained any more
+	silent  []key.NodeID // of the last listing
 }
 
 // all goes through the listing until nothing is left at the node, or a pass has
@@ -139,7 +141,7 @@ func (m *mover) all(ctx context.Context) error {
 		if err := m.pass(ctx); err != nil {
 			return err
 		}
-		if m.at.Found == m.at.Done || pass > 0 && m.out.Moved == before {
+		if m.stopped || m.at.Found == m.at.Done || pass > 0 && m.out.Moved == before {
 			break
 		}
 	}
@@ -162,7 +164,7 @@ func (m *mover) pass(ctx context.Context) error {
 		}
 		m.tell(m.at)
 		m.mu.Unlock()
-		if err := m.page(ctx, page.Items); err != nil {
+		if err := m.page(ctx, page.Items); err != nil || m.stopped {
 			return err
 		}
 		if o.Cursor = page.Next; o.Cursor == "" {
@@ -177,6 +179,9 @@ func (m *mover) page(ctx context.Context, items []Listed) error {
 	defer g.Wait()
 	slots := make(chan struct{}, moveAtOnce)
 	for _, it := range items {
+		if m.stopped = !m.wanted(); m.stopped {
+			break
+		}
 		select {
 		case slots <- struct{}{}:
 		case <-ctx.Done():
@@ -192,6 +197,13 @@ func (m *mover) page(ctx context.Context, items []Listed) error {
 	}
 	g.Wait()
 	return ctx.Err()
+}
+
+// wanted reports whether the node is still to be emptied: ending its draining
+// ends the move.
+func (m *mover) wanted() bool {
+	nodes, err := m.s.cust.drains.of(m.p.Key.Public())
+	return err == nil && slices.Contains(nodes, m.from)
 }
 
 // movedSeat is what became of one secret.
@@ -241,6 +253,9 @@ func (m *mover) result(took time.Duration) *Moved {
 	}
 	if old := r[m.from]; o.Moved > 0 && !old.Online && !old.Revoked {
 		o.Notes = append(o.Notes, fmt.Sprintf("puts count on %s until it is removed from the network, or each secret was put or reshared once more", r.name(m.from)))
+	}
+	if m.stopped {
+		o.Notes = append(o.Notes, "it was ended: the node is not drained any more")
 	}
 	if m.keeps > 0 {
 		o.Notes = append(o.Notes, fmt.Sprintf("%d secrets keep older generations, whose rows stay where they are", m.keeps))

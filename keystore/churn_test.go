@@ -255,6 +255,23 @@ func TestMoveFullAndAgain(t *testing.T) {
 	})
 }
 
+// Ending the draining of a node ends its move.
+func TestMoveStopped(t *testing.T) {
+	churn(t, 6, 20, func(t *testing.T, f *fakeNet, p Person) {
+		s, old := f.nodes[0].store, f.nodes[4]
+		m, err := s.Move(context.Background(), p, old.id, key.NodeID{}, func(at MoveProgress) {
+			if at.Done == 1 {
+				if err := s.Drain(context.Background(), p, old.id, false); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+		if err != nil || m.Moved == 0 || m.Moved == 20 || len(m.Notes) != 1 || !strings.Contains(m.Notes[0], "ended") {
+			t.Fatalf("%+v %v", m, err)
+		}
+	})
+}
+
 // Orders that make no sense change nothing.
 func TestMoveInput(t *testing.T) {
 	churn(t, 6, 1, func(t *testing.T, f *fakeNet, p Person) {

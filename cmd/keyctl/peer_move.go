@@ -56,7 +56,7 @@ func (a *app) peerDrainCommand() *cobra.Command {
 			return a.peerMove(cmd.Context(), args[0], "")
 		},
 	}
-	cmd.Flags().BoolVar(&undo, "undo", false, "let the node have seats again; what was moved stays where it is")
+	cmd.Flags().BoolVar(&undo, "undo", false, "let the node have seats again, and stop moving them; what was moved stays where it is")
 	return cmd
 }
 

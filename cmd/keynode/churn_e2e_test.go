@@ -31,8 +31,10 @@ func churnSize(t *testing.T) int {
 	return n
 }
 
-func churnValue(i int) []byte { return fmt.Appendf(nil, "value of secret %d: %s", i, strings.Repeat("x", 32)) }
-func churnName(i int) string  { return fmt.Sprintf("churn/%05d", i) }
+func churnValue(i int) []byte {
+	return fmt.Appendf(nil, "value of secret %d: %s", i, strings.Repeat("x", 32))
+}
+func churnName(i int) string { return fmt.Sprintf("churn/%05d", i) }
 
 // eachSecret does something with every secret, eight at a time.
 func eachSecret(t *testing.T, n int, do func(i int) error) {
