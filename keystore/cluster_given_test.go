@@ -200,3 +200,85 @@ func TestQuorumVetoPassedOn(t *testing.T) {
 		}
 	})
 }
+
+// A seat whose disk was put back hears again which Reassigns there are and which
+// of them the owner vetoed.
+func TestRecallMoves(t *testing.T) {
+	for _, vetoed := range []bool{false, true} {
+		quorum5(t, func(t *testing.T, f *fakeNet, p Person, put PutResult) {
+			n := f.nodes[0]
+			old := n.shelf.dump()
+			time.Sleep(28 * time.Hour)
+			if vetoed {
+				if _, at, err := f.nodes[1].store.VetoMoves(context.Background(), p, "a", 0); err != nil || at < 4 {
+					t.Fatal(at, err)
+				}
+				time.Sleep(time.Minute)
+			}
+			n.putBack(old, true)
+			time.Sleep(5 * time.Minute)
+			s := n.state(t, put.ID)
+			if s.behind(n.store.cust.facts(n.id)) {
+				t.Fatal("it has not heard enough")
+			}
+			if len(s.vetoed) != btoi(vetoed) || len(s.moves) != btoi(!vetoed) || !vetoed && s.moves[0].active {
+				t.Errorf("vetoed %v: %d vetoes, %d moves", vetoed, len(s.vetoed), len(s.moves))
+			}
+		})
+	}
+}
+
+// What another seat has signed, such a seat has signed as well; what can be no
+// vote of its own is passed over, and nobody else hears it.
+func TestRecallVotes(t *testing.T) {
+	quorum5(t, func(t *testing.T, f *fakeNet, p Person, put PutResult) {
+		n := f.nodes[0]
+		s := n.state(t, put.ID)
+		x := s.committed.SeatOf(f.nodes[4].id).X
+		facts := n.store.cust.facts(n.id)
+		var not key.NodeID
+		q := quorumFacts{suspect: func(uint8) bool { return true }, reached: func(node key.NodeID) bool { return node != not }}
+		other := f.nodes[1].state(t, put.ID)
+		want := other.names(f.nodes[1].store.cust.facts(n.id), q, x)
+		r, _ := other.vote(f.nodes[1].store.cust.facts(n.id), q, x, 1, want.New)
+		if r.outcome != custody.OK {
+			t.Fatalf("%+v", r)
+		}
+		told := r.next.recallMoves()
+		if told == nil || len(told.Votes) != 1 {
+			t.Fatalf("%+v", told)
+		}
+		for name, edit := range map[string]func(v *custody.RecallVote){
+			"no seat":    func(v *custody.RecallVote) { v.X = 99 },
+			"no standby": func(v *custody.RecallVote) { v.New = f.nodes[4].id },
+			"a later":    func(v *custody.RecallVote) { v.Seq = 2 },
+		} {
+			lie := *told
+			lie.Votes = []custody.RecallVote{told.Votes[0]}
+			edit(&lie.Votes[0])
+			behind := facts
+			behind.restored = 1
+			if r := s.heardVotes(behind, &lie); r.next != nil {
+				t.Errorf("%s is taken in", name)
+			}
+		}
+		if r := s.heardVotes(facts, told); r.next != nil {
+			t.Error("taken in by a seat that has forgotten nothing")
+		}
+		behind := facts
+		behind.restored = 1
+		r = s.heardVotes(behind, told)
+		if r.next == nil || len(r.next.votes) != 1 {
+			t.Fatalf("%+v", r)
+		}
+		s = r.next.clear(behind).next
+		not = want.New // it would name another one now
+		second := s.names(behind, q, x)
+		if second == nil || second.New == want.New {
+			t.Fatalf("%+v", second)
+		}
+		if r, signed := s.vote(behind, q, x, 1, second.New); r.outcome == custody.OK || signed != nil {
+			t.Error("it signs another one of that seq")
+		}
+	})
+}

@@ -206,7 +206,7 @@ func (c *custodian) recallOne(ctx context.Context, id key.Hash, extra []*version
 			return enoughTold(by, c.self, told) && c.cleared(ctx, id)
 		}
 		for n, r := range c.recallAsk(ctx, id, nodes) {
-			told[n] = r == nil || c.takeRecalled(ctx, id, n, &r.State) && c.takeNever(ctx, id, n, r.Never)
+			told[n] = r == nil || c.takeRecalled(ctx, id, n, &r.State) && c.takeRecalledMoves(ctx, id, n, r.Moves) && c.takeNever(ctx, id, n, r.Never)
 		}
 		for _, n := range nodes {
 			asked[n] = true
@@ -331,7 +331,7 @@ func (c *custodian) recall(ctx context.Context, from key.NodeID, q *custody.Reca
 	if s.nothing() || !s.everSeat(from) {
 		return &custody.RecallReply{Outcome: custody.Denied}, nil
 	}
-	reply := &custody.RecallReply{Outcome: custody.OK, State: s.view(s.rowState(), c.sign)}
+	reply := &custody.RecallReply{Outcome: custody.OK, State: s.view(s.rowState(), c.sign), Moves: s.recallMoves()}
 	for _, k := range s.liveMarks() {
 		if k.State != markNone && len(reply.Never) < custody.MaxNever {
 			reply.Never = append(reply.Never, append(k.Hash[:], key.U64(k.Gen)...))

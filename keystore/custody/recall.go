@@ -20,6 +20,27 @@ type RecallReply struct {
 	// Never are manifests that this seat has signed Refused for, or knows to be
 	// dead: the asking node may have signed so too.
 	Never [][]byte `cbor:"3,keyasint,omitempty"` // each H(manifest) || u64(generation)
+	// Moves is what is here of Reassigns of the version in force.
+	Moves *RecallMoves `cbor:"4,keyasint,omitempty"`
+}
+
+// RecallMoves are the Reassigns of a manifest, the owner's vetoes, and which
+// Reassigns by seats this seat has signed: the asking node may have as well.
+type RecallMoves struct {
+	_         struct{} `cbor:",toarray"`
+	Manifest  key.Hash
+	Reassigns [][]byte
+	Vetoes    [][]byte // Approvals
+	Votes     []RecallVote
+}
+
+// RecallVote is one Reassign that a seat has signed.
+type RecallVote struct {
+	_    struct{} `cbor:",toarray"`
+	X    uint8
+	Seq  uint64
+	Hash key.Hash // H(reassign)
+	New  key.NodeID
 }
 
 // MaxNever is how many of them there are at most.
