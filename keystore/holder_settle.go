@@ -339,7 +339,7 @@ func (s *secretState) settlePromise(f holderFacts, p prepareMsg, q *poll) stepRe
 	case !q.completable():
 		return refuse(custody.Refused, "too few seats have promised it")
 	}
-	p.repaired = true
+	p.repaired, p.forced = true, q.before()
 	p.judged = q.groups[0].count(q.hasPrepared) > p.m.F()
 	return s.prepare(f, p)
 }
