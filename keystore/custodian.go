@@ -33,6 +33,7 @@ type custodian struct {
 	possess  *possession
 	healing  *healing
 	settles  *settles
+	helps    *helps
 	drains   *drains
 
 	clock    *running
@@ -63,7 +64,7 @@ func newCustodian(cfg Config) *custodian {
 	c := &custodian{
 		cfg: cfg, self: cfg.Node.ID(), log: cfg.Log,
 		locks: newLocks(), versions: newVersionCache(), states: newStateCache(), receipts: newReceiptCache(),
-		index: newIndex(cfg.Limits), passing: newPassing(), possess: newPossession(), healing: newHealing(cfg.Limits), settles: newSettles(), loaded: make(chan struct{}),
+		index: newIndex(cfg.Limits), passing: newPassing(), possess: newPossession(), healing: newHealing(cfg.Limits), settles: newSettles(), helps: newHelps(), loaded: make(chan struct{}),
 		clock: newRunning(), requests: newRequests(cfg.Limits.Secrets), refusals: newRefusals(), notices: newNotices(),
 		refreshes: newRefreshes(), drains: newDrains(cfg.Shelf),
 	}
@@ -338,6 +339,9 @@ func (c *custodian) apply(ctx context.Context, id key.Hash, old heldState, r ste
 	if _, err := c.audit(ctx, c.changes(old.secretState, r.next)...); err != nil {
 		return err
 	}
+	if r.next.blank() {
+		return c.erase(ctx, id, old, r)
+	}
 	rec := r.next.record()
 	state := key.Marshal(rec)
 	recs := append(r.writes, share.Record{Place: statePlace(id), Value: state})
@@ -349,6 +353,17 @@ func (c *custodian) apply(ctx context.Context, id key.Hash, old heldState, r ste
 	c.versions.use(r.next.versions())
 	c.states.put(id, now)
 	c.index.replace(id, old.summary, now.summary)
+	c.settles.note(r.next)
+	return nil
+}
+
+// erase makes the records of a step durable that leaves nothing of a secret.
+func (c *custodian) erase(ctx context.Context, id key.Hash, old heldState, r stepResult) error {
+	c.states.drop(id)
+	if err := c.cfg.Shelf.Commit(context.WithoutCancel(ctx), append(r.writes, share.Record{Place: statePlace(id)})...); err != nil {
+		return err
+	}
+	c.index.replace(id, old.summary, summary{})
 	c.settles.note(r.next)
 	return nil
 }

@@ -2,6 +2,7 @@ package keystore
 
 import (
 	"context"
+	"fmt"
 	"testing"
 
 	"keymesh/crypto/key"
@@ -51,17 +52,30 @@ func TestInventedCertificatesAreNotKept(t *testing.T) {
 // room like anything else.
 func TestCommitKeepsToTheQuota(t *testing.T) {
 	m := newHMesh(t, 3, Limits{Secrets: 2})
-	commit := func(i int) uint8 {
-		w := m.ownedBy(hPerson(t, 100+i))
-		return m.commitAt(0, 1, w.cert(w.deal(t, hSpec{gen: 1}), nil, 0, 1, 2)).Outcome
+	commit := func(from, owner int, secret string) uint8 {
+		w := m.ownedBy(hPerson(t, 100+owner)).secret(secret)
+		return m.commitAt(from, 1, w.cert(w.deal(t, hSpec{gen: 1}), nil, 0, 1, 2)).Outcome
 	}
 	for i := range 2 {
-		if got := commit(i); got != custody.Refused { // kept, without its row
+		if got := commit(0, 0, fmt.Sprint(i)); got != custody.Refused { // kept, without its row
 			t.Fatalf("certificate %d: %d", i, got)
 		}
 	}
-	if got := commit(3); got != custody.Full {
-		t.Errorf("a third certificate: %d", got)
+	if got := commit(0, 0, "third"); got != custody.Full {
+		t.Errorf("a third certificate of one owner: %d", got)
+	}
+	for i := 2; i < passedShare*2; i++ {
+		if got := commit(i%3, i, "x"); got != custody.Refused {
+			t.Fatalf("certificate %d: %d", i, got)
+		}
+	}
+	if got := commit(2, 99, "x"); got != custody.Full {
+		t.Errorf("one more than the pool takes: %d", got)
+	}
+	for i := range 3 {
+		if u := m.nodes[1].index.used[payer{operator: fmt.Sprint("op", i)}]; u != (usage{}) {
+			t.Errorf("op%d pays %+v for what it passed on", i, u)
+		}
 	}
 	m.nodes[2].shelf.full = true
 	w := m.ownedBy(hPerson(t, 100))

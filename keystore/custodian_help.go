@@ -5,10 +5,17 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"sync"
+	"time"
 
 	"keymesh/crypto/key"
 	"keymesh/crypto/share"
 	"keymesh/keystore/custody"
+)
+
+const (
+	helpAgain = time.Hour // after an entry the same help has another one
+	maxHelps  = 1 << 14   // kinds of help in mind
 )
 
 // repair serves REPAIR.
@@ -45,12 +52,57 @@ func (c *custodian) repair(ctx context.Context, from key.NodeID, q *custody.Repa
 		c.damaged(q.ID, err)
 		return &custody.RepairReply{Outcome: custody.Refused, Why: "the row is damaged here"}, nil
 	}
-	if _, err := c.audit(ctx, AuditRecord{Kind: "help", ID: q.ID, Node: from, Detail: fmt.Sprintf("generation %d: a value for the repair of seat %d", e.Gen, q.X)}); err != nil {
+	if err := c.auditHelp(ctx, from, e, q.X); err != nil {
 		clear(value)
 		return &custody.RepairReply{Outcome: custody.Failed, Why: c.failed(err).why}, nil
 	}
 	reply.Value = value
 	return reply, nil
+}
+
+// helpKey is one seat's row of which a node gets a value.
+type helpKey struct {
+	manifest key.Hash
+	epoch    uint32
+	x        uint8
+	node     key.NodeID
+}
+
+// helps are the values that went out lately. Safe for concurrent use.
+type helps struct {
+	mu   sync.Mutex
+	told young[helpKey, time.Time] // when the entry was written
+}
+
+func newHelps() *helps { return &helps{told: newYoung[helpKey, time.Time](maxHelps)} }
+
+// recent reports whether an entry is there that is younger than helpAgain.
+func (h *helps) recent(k helpKey) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	at, ok := h.told.get(k)
+	return ok && time.Since(at) < helpAgain
+}
+
+func (h *helps) add(k helpKey) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.told.put(k, time.Now())
+}
+
+// auditHelp puts it into the audit log that a node gets this node's value for
+// its seat x: one entry an hour, since the value is always the same. After an
+// error the value must not leave.
+func (c *custodian) auditHelp(ctx context.Context, to key.NodeID, e *stored, x uint8) error {
+	k := helpKey{e.Hash, e.epoch, x, to}
+	if c.helps.recent(k) {
+		return nil
+	}
+	_, err := c.audit(ctx, AuditRecord{Kind: "help", ID: e.ID, Node: to, Detail: fmt.Sprintf("generation %d: a value for the repair of seat %d", e.Gen, x)})
+	if err == nil {
+		c.helps.add(k)
+	}
+	return err
 }
 
 // refusedHelp puts a refusal into the audit log: an entry where somebody wants

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 
 	"keymesh/crypto/key"
@@ -23,6 +24,7 @@ type summary struct {
 	expires  uint64             // the earliest of the rows here; 0: never
 	age      uint64             // when the committed row came into force; 0: there is none
 	moved    bool               // a seat of it was given to another node
+	fading   uint64             // when its unsigned words were said, and nothing else is here; 0: something is
 	charges  []charge
 	tombs    int64 // bytes of tombstones, which the record's operator pays
 }
@@ -47,6 +49,9 @@ func summaryOf(r *stateRecord) summary {
 		for _, word := range r.Words.Vetoes {
 			s.moves = append(s.moves, vetoHash(word))
 		}
+	}
+	if len(r.Committed)+len(r.Kept)+len(r.Pending)+len(r.History)+len(r.Tombs) == 0 && r.Floor.Gen == 0 && len(r.Marks) > 0 {
+		s.fading = fading(r.Marks)
 	}
 	if n := len(r.Tombs); n > 0 {
 		s.tomb = r.Tombs[n-1].Hash
@@ -101,6 +106,34 @@ type usage struct {
 // its quota: tombstones and floors stay for ever.
 const maxRecords = 10
 
+// What no operator has brought is charged to pools. Their names are none of an
+// operator's.
+const (
+	poolPassed   = "\x00passed on" // certificates that came without a PREPARE
+	poolSettling = "\x00settling " // and an operator: marks where nothing else is
+	passedShare  = 8               // times what one operator may have
+	maxMarked    = 2000            // records of marks that one operator's promises led to
+)
+
+// bounds are what a payer may have here at most.
+func (x *index) bounds(p payer) usage {
+	u := usage{secrets: x.limits.Secrets, records: maxRecords * x.limits.Secrets, bytes: x.limits.Bytes}
+	switch {
+	case strings.HasPrefix(p.operator, poolSettling):
+		u.records = min(u.records, maxMarked)
+	case p.operator == poolPassed && p.owner.IsZero():
+		u.secrets, u.records, u.bytes = passedShare*u.secrets, passedShare*u.records, passedShare*u.bytes
+	case p.operator == givenAway:
+		part := 4
+		if !p.owner.IsZero() {
+			part = 16
+		}
+		u.secrets /= part
+		u.records, u.bytes = maxRecords*u.secrets, u.bytes/int64(part)
+	}
+	return u
+}
+
 // index finds secrets by owner, and counts what everyone keeps here. It is in
 // memory, built from the shelf at the start. Safe for concurrent use.
 type index struct {
@@ -111,6 +144,7 @@ type index struct {
 	tombs   map[key.Hash]key.Hash   // id -> H(tombstone)
 	moves   map[key.Hash][]key.Hash // id -> H(reassign) and vetoHash of those in it
 	expires map[key.Hash]uint64
+	fading  map[key.Hash]uint64 // of those with nothing but unsigned words
 	ages    map[key.Hash]uint64
 	moved   map[key.Hash]uint64 // the ages of those of which a seat was given away
 	lists   map[listKey]*idList
@@ -120,7 +154,7 @@ type index struct {
 func newIndex(l Limits) *index {
 	return &index{
 		limits: l, floors: map[key.Hash]key.Hash{}, tombs: map[key.Hash]key.Hash{}, moves: map[key.Hash][]key.Hash{},
-		expires: map[key.Hash]uint64{}, ages: map[key.Hash]uint64{}, moved: map[key.Hash]uint64{}, lists: map[listKey]*idList{}, used: map[payer]usage{},
+		expires: map[key.Hash]uint64{}, fading: map[key.Hash]uint64{}, ages: map[key.Hash]uint64{}, moved: map[key.Hash]uint64{}, lists: map[listKey]*idList{}, used: map[payer]usage{},
 	}
 }
 
@@ -131,6 +165,7 @@ func (x *index) replace(id key.Hash, was, now summary) {
 	set(x.floors, id, now.floor, now.floor.IsZero())
 	set(x.tombs, id, now.tomb, now.tomb.IsZero())
 	set(x.expires, id, now.expires, now.expires == 0)
+	set(x.fading, id, now.fading, now.fading == 0)
 	set(x.moves, id, now.moves, len(now.moves) == 0)
 	set(x.ages, id, now.age, now.age == 0)
 	set(x.moved, id, now.age, !now.moved || now.age == 0)
@@ -217,6 +252,19 @@ func (x *index) expired(t uint64) []key.Hash {
 	return out
 }
 
+// faded returns the secrets with nothing but unsigned words, said at or before t.
+func (x *index) faded(t uint64) []key.Hash {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	var out []key.Hash
+	for id, at := range x.fading {
+		if at <= t {
+			out = append(out, id)
+		}
+	}
+	return out
+}
+
 // aged returns the secrets whose committed row came into force at or before t,
 // or before now when a seat was given away, the oldest first.
 func (x *index) aged(t, now uint64) []key.Hash {
@@ -281,31 +329,19 @@ func (r *reservation) full(c demand, shelf Shelf) string {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for _, p := range []payer{{c.operator, key.PersonPublic{}}, {c.operator, c.owner}} {
-		u, l := x.used[p], x.limitsOf(p)
+		u, most := x.used[p], x.bounds(p)
 		switch {
-		case u.secrets+add.secrets > l.Secrets:
+		case u.secrets+add.secrets > most.secrets:
 			return fmt.Sprintf("%d secrets of this operator or owner are here", u.secrets)
-		case u.bytes+add.bytes > l.Bytes:
+		case u.bytes+add.bytes > most.bytes:
 			return fmt.Sprintf("%d bytes of this operator or owner are here", u.bytes)
-		case u.records+add.records > maxRecords*l.Secrets:
+		case u.records+add.records > most.records:
 			return fmt.Sprintf("%d records of this operator or owner are here", u.records)
 		}
 	}
 	x.charge(c.operator, c.owner, add)
 	r.operator, r.owner, r.held = c.operator, c.owner, add
 	return ""
-}
-
-// limitsOf are what a payer may have here.
-func (x *index) limitsOf(p payer) Limits {
-	l, part := x.limits, 1
-	if p.operator == givenAway {
-		if part = 4; !p.owner.IsZero() {
-			part = 16
-		}
-	}
-	l.Secrets, l.Bytes = l.Secrets/part, l.Bytes/int64(part)
-	return l
 }
 
 // release gives back what was held.

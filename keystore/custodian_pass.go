@@ -57,6 +57,7 @@ type passing struct {
 	again []key.Hash        // secrets of before the start, not looked at yet
 
 	seatless int // items with a body
+	bodies   int // bytes of those
 }
 
 func newPassing() *passing {
@@ -100,9 +101,25 @@ func (p *passing) tell(s *secretState, node key.NodeID) {
 	}
 }
 
-// maxSeatless is how many certificates are kept in memory to be passed on by a
-// node without a seat; the others are passed on by who has one.
-const maxSeatless = 4096
+// maxSeatless and maxBodies are how many certificates, and bytes of them, are
+// kept in memory to be passed on by a node without a seat; the others are passed
+// on by who has one.
+const (
+	maxSeatless = 4096
+	maxBodies   = 16 << 20
+)
+
+// size of what is kept to be passed on, bytes.
+func (it *passItem) size() int {
+	if it.body == nil {
+		return 0
+	}
+	n := len(it.body.Manifest) + len(it.body.Cert)
+	for _, b := range it.body.Before {
+		n += len(b)
+	}
+	return n
+}
 
 // addSeatless notes a certificate of a version in which this node has no seat,
 // so that nothing of it stays here but its floor. Whoever brought it may have
@@ -116,20 +133,25 @@ func (p *passing) addSeatless(s *secretState, c *certificate, self key.NodeID) {
 	p.put(k, c.of.Hash, e.targets(self))
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if it := p.items[k]; it == nil || it.body != nil {
+	it := p.items[k]
+	if it == nil || it.body != nil {
 		return
-	} else if p.seatless >= maxSeatless {
-		p.forget(k)
-	} else {
-		it.body = &custody.Commit{Manifest: c.of.Bytes(), Cert: c.bytes, Before: bytesOf(c.before)}
-		p.seatless++
 	}
+	full := passItem{body: &custody.Commit{Manifest: c.of.Bytes(), Cert: c.bytes, Before: bytesOf(c.before)}}
+	if p.seatless >= maxSeatless || p.bodies+full.size() > maxBodies {
+		p.forget(k)
+		return
+	}
+	it.body = full.body
+	p.seatless++
+	p.bodies += it.size()
 }
 
 // forget is called with the lock held.
 func (p *passing) forget(k passKey) {
 	if it := p.items[k]; it != nil && it.body != nil {
 		p.seatless--
+		p.bodies -= it.size()
 	}
 	delete(p.items, k)
 }

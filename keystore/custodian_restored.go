@@ -192,6 +192,7 @@ func (c *custodian) recallRound(ctx context.Context) bool {
 func (c *custodian) recallOne(ctx context.Context, id key.Hash, extra []*version) bool {
 	told := make(map[key.NodeID]bool)
 	asked := make(map[key.NodeID]bool)
+	nevers := make(nevers)
 	for range recallTurns {
 		s, err := c.peek(ctx, id)
 		if err != nil {
@@ -203,10 +204,13 @@ func (c *custodian) recallOne(ctx context.Context, id key.Hash, extra []*version
 			return true // at most tombstones: its seats are known when something is put
 		}
 		if len(nodes) == 0 {
-			return enoughTold(by, c.self, told) && c.cleared(ctx, id)
+			return enoughTold(by, c.self, told) && c.takeNevers(ctx, id, nevers.said(by)) && c.cleared(ctx, id)
 		}
 		for n, r := range c.recallAsk(ctx, id, nodes) {
-			told[n] = r == nil || c.takeRecalled(ctx, id, n, &r.State) && c.takeRecalledMoves(ctx, id, n, r.Moves) && c.takeNever(ctx, id, n, r.Never)
+			told[n] = r == nil || c.takeRecalled(ctx, id, n, &r.State) && c.takeRecalledMoves(ctx, id, n, r.Moves)
+			if r != nil {
+				nevers.add(n, r.Never)
+			}
 		}
 		for _, n := range nodes {
 			asked[n] = true
@@ -282,16 +286,49 @@ func (c *custodian) takeRecalled(ctx context.Context, id key.Hash, from key.Node
 	return whole
 }
 
-// takeNever takes in that a seat has signed Refused for manifests.
-func (c *custodian) takeNever(ctx context.Context, id key.Hash, from key.NodeID, never [][]byte) bool {
-	for _, b := range never[:min(len(never), custody.MaxNever)] {
-		var h key.Hash
-		if len(b) != len(h)+8 {
+// refusedOnce is a manifest that a seat says it has signed Refused for.
+type refusedOnce struct {
+	hash key.Hash
+	gen  uint64
+}
+
+// nevers is which seats say so. The Refused itself is not shown.
+type nevers map[refusedOnce]map[key.NodeID]bool
+
+func (v nevers) add(from key.NodeID, list [][]byte) {
+	for _, b := range list[:min(len(list), custody.MaxNever)] {
+		var k refusedOnce
+		if len(b) != len(k.hash)+8 {
 			continue
 		}
-		copy(h[:], b)
-		gen := binary.BigEndian.Uint64(b[len(h):])
-		if _, _, _, err := c.step(ctx, id, c.facts(from), func(s *secretState, f holderFacts) stepResult { return s.heardNever(h, gen) }); err != nil {
+		copy(k.hash[:], b)
+		k.gen = binary.BigEndian.Uint64(b[len(k.hash):])
+		if v[k] == nil {
+			v[k] = map[key.NodeID]bool{}
+		}
+		v[k][from] = true
+	}
+}
+
+// said are those that more seats of m name than may lie.
+func (v nevers) said(m *version) []refusedOnce {
+	var out []refusedOnce
+	for k, seats := range v {
+		n := 0
+		for node := range seats {
+			n += btoi(m.SeatOf(node) != nil)
+		}
+		if n > m.F() {
+			out = append(out, k)
+		}
+	}
+	return out
+}
+
+// takeNevers takes in that seats have signed Refused for manifests.
+func (c *custodian) takeNevers(ctx context.Context, id key.Hash, list []refusedOnce) bool {
+	for _, k := range list {
+		if _, _, _, err := c.step(ctx, id, c.facts(c.self), func(s *secretState, _ holderFacts) stepResult { return s.heardNever(k.hash, k.gen) }); err != nil {
 			return false
 		}
 	}

@@ -30,8 +30,13 @@ const (
 	settleAtOnce  = 8
 	settleTimeout = 3 * time.Second
 
-	maxSettles  = 1 << 16 // promises of this node in mind
-	maxStranger = 1 << 12 // manifests that others asked about
+	maxSettles  = 1 << 16   // promises of this node in mind
+	maxStranger = 1 << 12   // manifests that others asked about
+	maxOfOne    = 1 << 10   // of these because of one operator's nodes
+	maxShown    = 32 << 20  // bytes of what others have shown
+	maxShownOne = 4 << 20   // of these, one operator's nodes
+	strangerFor = time.Hour // a manifest of others is in mind; who promised it asks again
+	settleOfOne = 16        // manifests in a turn because of one operator's nodes
 )
 
 // settleItem is a manifest whose seats are to be asked. The fields below busy
@@ -45,6 +50,9 @@ type settleItem struct {
 	m       *version                  // nil: it is pending here
 	before  []*version                // that others have shown
 	refused map[key.NodeID]key.Object // verified
+	shown   []key.Object              // Prepared, verified; at most MaxPromised
+	by      string                    // operator because of which it is in mind
+	size    int                       // bytes of what others have shown
 }
 
 type settleKey struct{ id, manifest key.Hash }
@@ -55,11 +63,16 @@ type settles struct {
 	items    map[settleKey]*settleItem
 	bySecret map[key.Hash][]key.Hash // manifests in items
 	strange  int                     // items that are not pending here
+	bytes    int                     // that others have shown
+	of       map[string]inMind       // by operator
 	again    []key.Hash              // secrets with pendings of before the start
 }
 
+// inMind is what is in mind because of one operator's nodes.
+type inMind struct{ items, bytes int }
+
 func newSettles() *settles {
-	return &settles{items: map[settleKey]*settleItem{}, bySecret: map[key.Hash][]key.Hash{}}
+	return &settles{items: map[settleKey]*settleItem{}, bySecret: map[key.Hash][]key.Hash{}, of: map[string]inMind{}}
 }
 
 func (x *settles) recheck(id key.Hash, pendings int) {
@@ -101,8 +114,10 @@ func (x *settles) note(s *secretState) {
 			if len(x.items) >= maxSettles {
 				continue
 			}
-			it = &settleItem{since: now, next: now.Add(settleFirst + rand.N(settleFirst/4)), pause: settleAgain}
-			x.put(k, it)
+			x.put(k, &settleItem{since: now, next: now.Add(settleFirst + rand.N(settleFirst/4)), pause: settleAgain, by: e.operator})
+		} else if it.m != nil { // promised by repair: this node's own from now on
+			x.count(it, -1, 0)
+			it.m = nil
 		}
 	}
 }
@@ -123,11 +138,11 @@ func earlier(a, b time.Time) time.Time {
 	return a
 }
 
-// put and drop are called with the lock held.
+// put, drop and count are called with the lock held.
 func (x *settles) put(k settleKey, it *settleItem) {
 	x.items[k] = it
 	x.bySecret[k.id] = append(x.bySecret[k.id], k.manifest)
-	x.strange += btoi(it.m != nil)
+	x.count(it, 1, it.size)
 }
 
 func (x *settles) drop(k settleKey) {
@@ -135,7 +150,7 @@ func (x *settles) drop(k settleKey) {
 	if it == nil {
 		return
 	}
-	x.strange -= btoi(it.m != nil)
+	x.count(it, -1, -it.size)
 	delete(x.items, k)
 	left := slices.DeleteFunc(x.bySecret[k.id], func(h key.Hash) bool { return h == k.manifest })
 	if x.bySecret[k.id] = left; len(left) == 0 {
@@ -143,50 +158,94 @@ func (x *settles) drop(k settleKey) {
 	}
 }
 
+// count adds to what is in mind because of the item's operator.
+func (x *settles) count(it *settleItem, items, bytes int) {
+	x.bytes += bytes
+	u := x.of[it.by]
+	u.bytes += bytes
+	if it.m != nil {
+		x.strange += items
+		u.items += items
+	}
+	if x.of[it.by] = u; u == (inMind{}) {
+		delete(x.of, it.by)
+	}
+}
+
+// room reports whether so much more may be kept in mind because of an operator.
+func (x *settles) room(by string, bytes int) bool {
+	return x.bytes+bytes <= maxShown && x.of[by].bytes+bytes <= maxShownOne
+}
+
+// hint is what came with a SETTLE, all of it verified.
+type hint struct {
+	before  []*version
+	refused map[key.NodeID]key.Object
+	shown   []key.Object // Prepared of members
+	by      string       // operator of the first of them, or else of the sender
+}
+
 // asked notes that another seat settles the manifest, which may be none of this
-// node's promises, with what it showed; both are verified.
-func (x *settles) asked(m *version, pending bool, before []*version, refused map[key.NodeID]key.Object) {
+// node's promises, with what it showed.
+func (x *settles) asked(m *version, pending bool, h hint) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	k := settleKey{m.ID, m.Hash}
 	it := x.items[k]
 	now := time.Now()
 	if it == nil {
-		if pending {
-			return // its own time comes
+		size := len(m.Object.Body)
+		if pending || x.of[h.by].items >= maxOfOne || !x.room(h.by, size) {
+			return // its own time comes; or whoever settles it asks again
 		}
 		if x.strange >= maxStranger {
 			x.makeRoom()
 		}
-		it = &settleItem{since: now, next: now.Add(settleGrace + rand.N(settleGrace/8)), pause: settleAgain, m: m}
+		it = &settleItem{since: now, next: now.Add(settleGrace + rand.N(settleGrace/8)), pause: settleAgain, m: m, by: h.by, size: size}
 		x.put(k, it)
 	}
-	if it.learn(m, before, refused) && now.Sub(it.since) >= settleGrace {
+	if x.learn(it, m, h) && now.Sub(it.since) >= settleGrace {
 		it.next = earlier(it.next, now.Add(settleSoon+rand.N(settleSoon)))
 	}
 }
 
-// makeRoom forgets one that others asked about; whoever settles it asks again.
+// makeRoom forgets one that others asked about, of the operator that has most;
+// whoever settles it asks again.
 func (x *settles) makeRoom() {
+	most := ""
+	for by, u := range x.of {
+		if u.items > x.of[most].items {
+			most = by
+		}
+	}
 	for k, it := range x.items {
-		if it.m != nil && !it.busy {
+		if it.m != nil && !it.busy && it.by == most {
 			x.drop(k)
 			return
 		}
 	}
 }
 
-// learn reports whether something of it is new.
-func (it *settleItem) learn(m *version, before []*version, refused map[key.NodeID]key.Object) bool {
+// learn takes in what is new, as far as there is room, and reports whether
+// something is.
+func (x *settles) learn(it *settleItem, m *version, h hint) bool {
 	news := false
-	for _, v := range before {
+	fits := func(bytes int) bool {
+		if !x.room(it.by, bytes) {
+			return false
+		}
+		it.size += bytes
+		x.count(it, 0, bytes)
+		return true
+	}
+	for _, v := range h.before {
 		known := slices.ContainsFunc(it.before, func(o *version) bool { return o.Hash == v.Hash })
-		if !known && slices.Contains(m.line(), v.Hash) {
+		if !known && slices.Contains(m.line(), v.Hash) && fits(len(v.Object.Body)) {
 			it.before, news = append(it.before, v), true
 		}
 	}
-	for node, o := range refused {
-		if _, ok := it.refused[node]; ok {
+	for node, o := range h.refused {
+		if _, ok := it.refused[node]; ok || !fits(len(o.Body)) {
 			continue
 		}
 		if it.refused == nil {
@@ -194,38 +253,58 @@ func (it *settleItem) learn(m *version, before []*version, refused map[key.NodeI
 		}
 		it.refused[node], news = o, true
 	}
+	for _, o := range h.shown {
+		known := slices.ContainsFunc(it.shown, func(s key.Object) bool { return s.Key == o.Key })
+		if !known && len(it.shown) < custody.MaxPromised && fits(len(o.Body)) {
+			it.shown = append(it.shown, o) // no news: it is only passed on
+		}
+	}
 	return news
 }
 
 // known is what others have shown of a manifest.
-func (x *settles) known(k settleKey) (before []*version, refused map[key.NodeID]key.Object) {
+func (x *settles) known(k settleKey) hint {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	h := hint{refused: map[key.NodeID]key.Object{}}
 	it := x.items[k]
-	refused = map[key.NodeID]key.Object{}
 	if it == nil {
-		return nil, refused
+		return h
 	}
 	for n, o := range it.refused {
-		refused[n] = o
+		h.refused[n] = o
 	}
-	return slices.Clone(it.before), refused
+	h.before, h.shown, h.by = slices.Clone(it.before), slices.Clone(it.shown), it.by
+	return h
 }
 
-// due takes the items whose time has come.
+// due takes the items whose time has come, who waited longest first, and few
+// because of any one operator.
 func (x *settles) due() map[settleKey]*version {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	out := map[settleKey]*version{}
+	var keys []settleKey
 	now := time.Now()
 	for k, it := range x.items {
+		if !it.busy && !now.Before(it.next) {
+			keys = append(keys, k)
+		}
+	}
+	slices.SortFunc(keys, func(a, b settleKey) int { return x.items[a].next.Compare(x.items[b].next) })
+	out := map[settleKey]*version{}
+	turn := map[string]int{}
+	for _, k := range keys {
+		it := x.items[k]
 		if len(out) == settleBatch {
 			break
 		}
-		if !it.busy && !now.Before(it.next) {
-			it.busy = true
-			out[k] = it.m
+		if it.m != nil {
+			if turn[it.by]++; turn[it.by] > settleOfOne {
+				continue
+			}
 		}
+		it.busy = true
+		out[k] = it.m
 	}
 	return out
 }
@@ -245,7 +324,7 @@ func (x *settles) done(k settleKey, r settled) {
 	switch {
 	case it == nil:
 		return
-	case r.over:
+	case r.over, it.m != nil && time.Since(it.since) >= strangerFor:
 		x.drop(k)
 		return
 	}
@@ -319,6 +398,45 @@ func (c *custodian) settle(ctx context.Context, from key.NodeID, q *custody.Sett
 	if len(q.Refused) > custody.MaxRefused {
 		return no("too many refusals")
 	}
+	if len(q.Promised) > custody.MaxPromised {
+		return no("too many promises")
+	}
 	c.takeRefused(p, q.Refused)
-	return c.settleReply(ctx, f, p, q)
+	h := hint{before: p.before(), refused: p.refused, by: f.operator}
+	if s.nothing() {
+		h.shown = c.openPromised(p, q.Promised)
+	}
+	return c.settleReply(ctx, f, p, q, h)
+}
+
+// openPromised are the Prepared that verify, of members with a seat that is
+// asked.
+func (c *custodian) openPromised(p *poll, objects [][]byte) []key.Object {
+	m := c.members.get(c.cfg.Network)
+	var out []key.Object
+	for _, b := range objects {
+		o, err := key.DecodeObject(b)
+		if err != nil || o.Type != key.TypePrepared {
+			continue
+		}
+		node := key.NodePublic(o.Key).ID()
+		if !m.isMember(node) || !slices.Contains(p.seats(), node) {
+			continue
+		}
+		if o, err = openReceipt(c.cfg.ID, key.TypePrepared, p.m.SignedManifest, node, b); err == nil {
+			out = append(out, o)
+		}
+	}
+	return out
+}
+
+// promiser is the member who signed the first of the Prepared.
+func (c *custodian) promiser(shown []key.Object) promiser {
+	m := c.members.get(c.cfg.Network)
+	for _, o := range shown {
+		if node := key.NodePublic(o.Key).ID(); m.isMember(node) {
+			return promiser{true, m.operator(node)}
+		}
+	}
+	return promiser{}
 }

@@ -57,10 +57,13 @@ func (c *custodian) takeRefused(p *poll, objects [][]byte) {
 }
 
 // settleReply says this seat's word, and what it knows of the others'.
-func (c *custodian) settleReply(ctx context.Context, f holderFacts, p *poll, q *custody.Settle) (key.Body, error) {
-	ripe := c.settles.ripe(settleKey{p.m.ID, p.m.Hash})
+func (c *custodian) settleReply(ctx context.Context, f holderFacts, p *poll, q *custody.Settle, h hint) (key.Body, error) {
+	ripe, shown := c.settles.ripe(settleKey{p.m.ID, p.m.Hash}), c.promiser(h.shown)
+	if shown.is {
+		h.by = shown.operator
+	}
 	r, there, receipt, err := c.step(ctx, p.m.ID, f, func(s *secretState, f holderFacts) stepResult {
-		return s.settleWord(f, settleMsg{p.m, p.before(), ripe})
+		return s.settleWord(f, settleMsg{p.m, p.before(), ripe, shown})
 	})
 	if err != nil {
 		return nil, err
@@ -71,7 +74,7 @@ func (c *custodian) settleReply(ctx context.Context, f holderFacts, p *poll, q *
 		reply.There.Pending, reply.There.History = nil, nil
 	}
 	if r.outcome == custody.Wait || r.word == custody.WordNone || r.word == custody.WordPrepared {
-		c.settles.asked(p.m, r.word == custody.WordPrepared, p.before(), p.refused)
+		c.settles.asked(p.m, r.word == custody.WordPrepared, h)
 	}
 	if r.outcome != custody.OK {
 		return reply, nil
@@ -81,17 +84,17 @@ func (c *custodian) settleReply(ctx context.Context, f holderFacts, p *poll, q *
 		return nil, err
 	}
 	if q.Help { // the rest was asked for before
-		c.settleHelp(s, f.from, p.m, q.Payload, reply)
+		c.settleHelp(ctx, s, f.from, p.m, q.Payload, reply)
 		return reply, nil
 	}
-	before, refused := c.settles.known(settleKey{p.m.ID, p.m.Hash})
-	for _, v := range joined(p.before(), before) {
+	known := c.settles.known(settleKey{p.m.ID, p.m.Hash})
+	for _, v := range joined(p.before(), known.before) {
 		reply.Before = append(reply.Before, v.Bytes())
 	}
 	for n, o := range p.refused {
-		refused[n] = o
+		known.refused[n] = o
 	}
-	for _, o := range refused {
+	for _, o := range known.refused {
 		reply.Refused = append(reply.Refused, o.Encode())
 	}
 	reply.There = s.brief(custody.RowNone)
@@ -111,7 +114,7 @@ func joined(a, b []*version) []*version {
 // settleHelp adds what this seat's row and that of the sender have in common:
 // k of these are the sender's own row and nobody else's. The x is that of the
 // node at the other end of the link in this very manifest, and never zero.
-func (c *custodian) settleHelp(s *secretState, to key.NodeID, m *version, payload bool, reply *custody.SettleReply) {
+func (c *custodian) settleHelp(ctx context.Context, s *secretState, to key.NodeID, m *version, payload bool, reply *custody.SettleReply) {
 	seat, e := m.SeatOf(to), s.find(m.Hash)
 	if seat == nil || seat.X == 0 || e == nil || !e.row || e.epoch != 0 || e.x == seat.X {
 		return
@@ -127,10 +130,16 @@ func (c *custodian) settleHelp(s *secretState, to key.NodeID, m *version, payloa
 		return
 	}
 	defer row.Erase()
-	if reply.Help, err = row.Help(seat.X); err != nil {
-		reply.Help = nil
+	value, err := row.Help(seat.X)
+	if err != nil {
 		return
 	}
+	if err := c.auditHelp(ctx, to, e, seat.X); err != nil {
+		clear(value)
+		c.failed(err)
+		return
+	}
+	reply.Help = value
 	if payload {
 		if reply.Payload, err = c.cfg.Shelf.Load(payloadPlace(e)); err != nil {
 			reply.Payload = nil
@@ -150,6 +159,7 @@ type settleRound struct {
 	proof *custody.State // something certified that another seat has
 	heard bool           // pending here, and no promise is remembered
 	prev  *certificate   // of the manifest's prev
+	shown []key.Object   // Prepared that others have shown
 }
 
 // settleOne asks the seats of one manifest what they promised, and does what
@@ -169,20 +179,21 @@ func (c *custodian) settleOne(ctx context.Context, k settleKey, m *version) sett
 	if k := s.markOf(m.Hash); k != nil && k.State == markDead {
 		return settled{over: true}
 	}
-	before, refused := c.settles.known(k)
-	if before, err = c.openBefore(m, s, bytesOf(before)); err != nil {
+	known := c.settles.known(k)
+	before, err := c.openBefore(m, s, bytesOf(known.before))
+	if err != nil {
 		return settled{}
 	}
 	f := c.facts(c.self)
-	r := &settleRound{custodian: c, key: k, poll: newPoll(f, m, before), heard: heard}
-	r.poll.refused = refused
+	r := &settleRound{custodian: c, key: k, poll: newPoll(f, m, before), heard: heard, shown: known.shown}
+	r.poll.refused = known.refused
 	word, err := r.own(ctx, f)
 	if err != nil {
 		return settled{}
 	}
 	r.ask(ctx, false)
 	r.poll = r.poll.again(f, r.poll.before()) // with what was learned of the line
-	c.settles.asked(m, true, r.poll.before(), r.poll.refused)
+	c.settles.asked(m, true, hint{before: r.poll.before(), refused: r.poll.refused})
 	return r.conclude(ctx, f, word)
 }
 
@@ -197,7 +208,7 @@ func (p *poll) again(f holderFacts, before []*version) *poll {
 func (r *settleRound) own(ctx context.Context, f holderFacts) (uint8, error) {
 	m := r.poll.m
 	out, _, receipt, err := r.step(ctx, m.ID, f, func(s *secretState, f holderFacts) stepResult {
-		return s.settleWord(f, settleMsg{m, r.poll.before(), r.settles.ripe(r.key)})
+		return s.settleWord(f, settleMsg{m, r.poll.before(), r.settles.ripe(r.key), r.promiser(r.shown)})
 	})
 	if err != nil {
 		return 0, err
@@ -224,6 +235,22 @@ func (r *settleRound) hear(node key.NodeID, word uint8, receipt []byte) {
 	}
 }
 
+// promised are the promises that are shown: this seat's own, and of others as
+// many as may be.
+func (r *settleRound) promised(m *memberView) [][]byte {
+	var out [][]byte
+	own, ok := r.poll.prepared[r.self]
+	if ok {
+		out = append(out, own.Encode())
+	}
+	for _, o := range r.shown {
+		if node := key.NodePublic(o.Key).ID(); len(out) < custody.MaxPromised && node != r.self && m.isMember(node) {
+			out = append(out, o.Encode())
+		}
+	}
+	return out
+}
+
 // ask asks every seat that is up. help: for what this seat's row is made of.
 func (r *settleRound) ask(ctx context.Context, help bool) map[key.NodeID]*custody.SettleReply {
 	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
@@ -233,6 +260,7 @@ func (r *settleRound) ask(ctx context.Context, help bool) map[key.NodeID]*custod
 	for _, o := range r.poll.refused {
 		q.Refused = append(q.Refused, o.Encode())
 	}
+	q.Promised = r.promised(m)
 	replies := map[key.NodeID]*custody.SettleReply{}
 	var g sync.WaitGroup
 	payloads := settlePayloads

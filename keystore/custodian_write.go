@@ -93,13 +93,6 @@ func (c *custodian) openPrepare(q *custody.Prepare) (prepareMsg, error) {
 			return p, fmt.Errorf("the generation before: %w", err)
 		}
 	}
-	for _, b := range q.Forced[:min(len(q.Forced), share.MaxForce)] {
-		v, err := c.openManifest(b)
-		if err != nil {
-			return p, fmt.Errorf("what is passed: %w", err)
-		}
-		p.forced = append(p.forced, v)
-	}
 	if len(q.Request) != 0 {
 		if p.consent, err = c.openConsent(q.Request, q.Approvals); err != nil {
 			return p, fmt.Errorf("the request: %w", err)
@@ -356,7 +349,8 @@ func (c *custodian) openDelete(q *custody.Delete) (deleteMsg, error) {
 // period after the start.
 const sweepEvery = 10 * time.Minute
 
-// sweep removes the rows of expired versions.
+// sweep removes the rows of expired versions, and records of unsigned words on
+// what never came here.
 func (c *custodian) sweep(ctx context.Context) {
 	t := time.NewTicker(sweepEvery)
 	defer t.Stop()
@@ -372,6 +366,14 @@ func (c *custodian) sweep(ctx context.Context) {
 				return
 			}
 			if _, _, _, err := c.step(ctx, id, f, (*secretState).expire); err != nil {
+				return
+			}
+		}
+		for _, id := range c.index.faded(f.now - min(f.now, markLife)) {
+			if ctx.Err() != nil {
+				return
+			}
+			if _, _, _, err := c.step(ctx, id, f, (*secretState).fade); err != nil {
 				return
 			}
 		}

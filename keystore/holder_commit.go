@@ -38,13 +38,11 @@ func (s *secretState) commit(f holderFacts, c commitMsg) stepResult {
 		return refuse(custody.Refused, "%v", err)
 	}
 	given := s.given(f, m)
-	if given && !f.ordered {
-		f.operator = givenAway
-	}
 	next := s.clone()
+	f.operator = s.chargedTo(f, m, given)
 	next.charge(f, m.Owner)
 	var w writes
-	e := &stored{version: m, cert: c.bytes, before: before, committedAt: f.now, operator: s.payer(f)}
+	e := &stored{version: m, cert: c.bytes, before: before, committedAt: f.now, operator: f.operator}
 	seat := s.ownSeat(m, f.self) != 0
 	done := next.certified(f, e, &w)
 	if why := was.roomFor(f, next, e, given); why != "" {
@@ -86,6 +84,23 @@ func (s *secretState) commitAgain(f holderFacts, m *version) (stepResult, bool) 
 		return r, true
 	}
 	return stepResult{}, false
+}
+
+// chargedTo is whose quota a certificate is in: of who brought the PREPARE.
+// Without one whoever passes the certificate on is no more than its bearer, and
+// all such have a pool of their own; so have seats that a Reassign gave to this
+// node, unless who sent it asked for that.
+func (s *secretState) chargedTo(f holderFacts, m *version, given bool) string {
+	e := s.find(m.Hash)
+	switch {
+	case e != nil && e.promised != 0:
+		return e.operator
+	case given && f.ordered:
+		return s.payer(f)
+	case given:
+		return givenAway
+	}
+	return poolPassed
 }
 
 func (s *secretState) rowPending(h key.Hash) bool {

@@ -90,7 +90,11 @@ func (r stepResult) records() []share.Record {
 	if r.next == nil {
 		return nil
 	}
-	return append(r.writes, share.Record{Place: statePlace(r.next.id), Value: key.Marshal(r.next.record())})
+	rec := share.Record{Place: statePlace(r.next.id)}
+	if !r.next.blank() {
+		rec.Value = key.Marshal(r.next.record())
+	}
+	return append(r.writes, rec)
 }
 
 func (s *secretState) record() *stateRecord {

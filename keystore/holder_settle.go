@@ -36,7 +36,7 @@ type mark struct {
 	Gen   uint64
 	State uint8
 	X     uint8  // this node's seat in it; 0: of what is before it
-	Time  uint64 // of its Refused, unix seconds
+	Time  uint64 // of its Refused, or when it was said otherwise; unix seconds
 }
 
 // refusal is the signed word of a mark.
@@ -81,7 +81,47 @@ type settleMsg struct {
 	m      *version
 	before []*version // of prev and of what force names, as far as they came
 	ripe   bool       // this node has known long enough that it is being settled
+	shown  promiser   // whose Prepared came along
 }
+
+// promiser is a member whose Prepared was shown; zero: nobody's was.
+type promiser struct {
+	is       bool
+	operator string
+}
+
+// whyUnshown is said of a secret of which nothing is here: person keys are free,
+// and anybody may name anybody's node in a manifest.
+const whyUnshown = "nothing of the secret is here, and no promise of a member was shown"
+
+// markLife is how long what was said without a signature is kept of a secret of
+// which nothing else is here, in seconds: it only saves time.
+const markLife = 24 * 60 * 60
+
+// fading is when a record of which only unsigned words are left was last
+// written to, in unix seconds and at least 1; 0: there is more in it.
+func fading(marks []mark) uint64 {
+	last := uint64(1)
+	for _, k := range marks {
+		if k.State == markRefused {
+			return 0
+		}
+		last = max(last, k.Time)
+	}
+	return last
+}
+
+// fade forgets such a record.
+func (s *secretState) fade(f holderFacts) stepResult {
+	at := fading(s.marks)
+	if !s.nothing() || len(s.marks) == 0 || at == 0 || at+markLife > f.now {
+		return stepResult{outcome: custody.OK}
+	}
+	return stepResult{next: &secretState{id: s.id}, outcome: custody.OK}
+}
+
+// blank reports whether there is nothing to have a record of.
+func (s *secretState) blank() bool { return s.nothing() && len(s.marks) == 0 }
 
 // settleWord is what this seat says of a manifest when it is asked. Whoever says
 // none keeps to it: it is on disk before it is said. It is not said at once, or
@@ -102,25 +142,30 @@ func (s *secretState) settleWord(f holderFacts, q settleMsg) stepResult {
 	if k := s.markOf(m.Hash); k != nil {
 		return k.word()
 	}
-	k := mark{Hash: m.Hash, Gen: m.Gen, State: markNone}
+	k := mark{Hash: m.Hash, Gen: m.Gen, State: markNone, Time: f.now}
 	if seat := m.SeatOf(f.self); seat != nil {
 		k.X = seat.X
 	} else if !slices.ContainsFunc(q.before, func(v *version) bool { return v.SeatOf(f.self) != nil }) {
 		return refuse(custody.Refused, "no seat of this node in it or before it")
 	}
-	if !q.ripe {
+	switch {
+	case s.nothing() && f.operator == "":
+		return refuse(custody.Refused, whyOutsider)
+	case s.nothing() && !q.shown.is:
+		return refuse(custody.Refused, whyUnshown)
+	case !q.ripe:
 		return refuse(custody.Wait, "its writer may still come")
 	}
-	if s.nothing() && f.operator == "" {
-		return refuse(custody.Refused, whyOutsider)
-	}
 	next := s.clone()
-	next.charge(f, m.Owner)
+	next.owner = m.Owner
+	if s.blank() {
+		next.operator = poolSettling + q.shown.operator
+	}
 	if !next.setMark(k) {
 		return refuse(custody.Refused, "%d manifests are refused here", maxMarks)
 	}
 	if s.nothing() {
-		if why := f.full(demand{f.operator, m.Owner, 0, false}); why != "" {
+		if why := f.full(demand{next.operator, m.Owner, 0, false}); why != "" {
 			return refuse(custody.Full, "%s", why)
 		}
 	}
@@ -254,6 +299,16 @@ func (p *poll) dead() bool {
 	return slices.ContainsFunc(p.groups, func(g settleGroup) bool { return g.count(p.hasRefused) >= g.dead })
 }
 
+// judged: more seats of prev have promised it than may lie, so one that knows
+// prev's policy has judged the change. M's own seats are whoever signed it chose.
+func (p *poll) judged() bool {
+	if p.m.Prev.IsZero() || !p.whole {
+		return false
+	}
+	prev := p.groups[1]
+	return prev.count(p.hasPrepared) > prev.m.F()
+}
+
 // certificate is made of the receipts; [poll.certifiable] must hold.
 func (p *poll) certificate() *certificate {
 	c := &share.CommitCert{Manifest: p.m.Hash}
@@ -329,7 +384,8 @@ func (s *secretState) excludes(m *version) bool {
 
 // settlePromise is W1 with a row that came out of a repair: only after none was
 // said here, and when it cannot become dead any more. A change of policy is
-// taken on the word of more seats than may lie, one of which has judged it.
+// taken on the word of more seats of prev than may lie, one of which has judged
+// it.
 func (s *secretState) settlePromise(f holderFacts, p prepareMsg, q *poll) stepResult {
 	e, k := s.find(p.m.Hash), s.markOf(p.m.Hash)
 	heard := e != nil && e.promised == 0 // before its disk was put back
@@ -339,8 +395,8 @@ func (s *secretState) settlePromise(f holderFacts, p prepareMsg, q *poll) stepRe
 	case !q.completable():
 		return refuse(custody.Refused, "too few seats have promised it")
 	}
-	p.repaired, p.forced = true, q.before()
-	p.judged = q.groups[0].count(q.hasPrepared) > p.m.F()
+	p.repaired = true
+	p.judged = q.judged()
 	return s.prepare(f, p)
 }
 

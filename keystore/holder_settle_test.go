@@ -277,11 +277,20 @@ func TestSettleStrangers(t *testing.T) {
 	outside := w.facts(1)
 	outside.operator = ""
 	refused(t, w.fresh().settleWord(outside, w.asked(two, one)), custody.Refused)
+	early := w.asked(two, one)
+	early.ripe = false
+	for _, q := range []settleMsg{early, w.asked(two, one)} { // nor is it remembered
+		refused(t, w.fresh().settleWord(w.facts(1), q), custody.Refused)
+	}
+	shown := w.asked(two, one)
+	shown.shown = promiser{true, "other"}
 	full := w.facts(1)
-	full.full = func(demand) string { return "no room" }
-	refused(t, w.fresh().settleWord(full, w.asked(two, one)), custody.Full)
-	s := w.must(t, w.fresh(), w.fresh().settleWord(w.facts(1), w.asked(two, one)))
-	if len(s.marks) != 1 || s.owner != w.owner.Public() || s.operator != "op" {
+	full.full = func(d demand) string { return d.operator }
+	if r := w.fresh().settleWord(full, shown); r.outcome != custody.Full || r.why != poolSettling+"other" {
+		t.Errorf("%+v", r)
+	}
+	s := w.must(t, w.fresh(), w.fresh().settleWord(w.facts(1), shown))
+	if len(s.marks) != 1 || s.owner != w.owner.Public() || s.operator != poolSettling+"other" {
 		t.Errorf("%+v", s)
 	}
 	// What was said opens no way in for a certificate of nodes nobody admitted.
@@ -308,6 +317,24 @@ func TestSettlePolicy(t *testing.T) {
 	w.must(t, s, s.settlePromise(w.facts(4), w.msg(two, 4), w.sPoll(two, []*hDeal{one}, []int{0, 1, 2}, []int{4}, nil)))
 }
 
+// TestSettlePolicyOfOtherSeats: whoever signs a change of policy chooses its
+// seats; that these promise it says nothing of consent.
+func TestSettlePolicyOfOtherSeats(t *testing.T) {
+	w := newHWorld(t, 9)
+	guarded := policy.Key(w.other.Public())
+	one := w.deal(t, hSpec{gen: 1, k: 2, seats: []int{0, 1, 2, 3, 4}, tag: "one", pol: guarded}) // w = 4, f = 2
+	two := w.deal(t, hSpec{gen: 2, k: 3, seats: []int{4, 5, 6, 7, 8}, tag: "two", prev: one})
+	s := w.must(t, w.fresh(), w.fresh().prepare(w.facts(4), w.msg(one, 4)))
+	s = w.must(t, s, s.commit(w.facts(4), w.cert(one, nil, 0, 1, 2, 3)))
+	s = w.must(t, s, s.settleWord(w.facts(4), w.asked(two, one)))
+	few := w.sPoll(two, []*hDeal{one}, []int{0, 1, 5, 6, 7, 8}, []int{4}, nil)
+	if !few.completable() {
+		t.Fatal("it would be refused all the same")
+	}
+	refused(t, s.settlePromise(w.facts(4), w.msg(two, 4), few), custody.Refused)
+	w.must(t, s, s.settlePromise(w.facts(4), w.msg(two, 4), w.sPoll(two, []*hDeal{one}, []int{0, 1, 2, 5, 6, 7}, []int{4}, nil)))
+}
+
 // TestSettleHolds: what is promised elsewhere is not promised by repair either.
 func TestSettleHolds(t *testing.T) {
 	w, s, one, two, three := sWorld(t, 4)
@@ -324,8 +351,7 @@ func TestSettleHolds(t *testing.T) {
 }
 
 // TestForceOfTheDead: a seat of what died still signs for a successor that names
-// it: its certificate asks for such seats. What died is brought along, so that
-// it is kept with the promise.
+// it: its certificate asks for such seats.
 func TestForceOfTheDead(t *testing.T) {
 	w := newHWorld(t, 9)
 	one := w.deal(t, hSpec{gen: 1, tag: "one"})
@@ -338,16 +364,7 @@ func TestForceOfTheDead(t *testing.T) {
 	next := w.deal(t, hSpec{gen: 3, tag: "next", prev: one, force: []*hDeal{moved}})
 	msg = w.msg(next, 5)
 	msg.prev = &c
-	r := s.prepare(w.facts(5), msg)
-	refused(t, r, custody.Refused)
-	if !r.needPrev {
-		t.Fatal("what died is not asked for")
-	}
-	msg.forced = []*version{moved.version}
-	s = w.must(t, s, s.prepare(w.facts(5), msg))
-	if s.knownVersion(moved.Hash) == nil {
-		t.Fatal("what died is forgotten")
-	}
+	w.must(t, s, s.prepare(w.facts(5), msg))
 }
 
 // TestSettleRestored: a seat that may have promised and forgot it says nothing
@@ -367,21 +384,5 @@ func TestSettleRestored(t *testing.T) {
 	s = w.must(t, s, s.settlePromise(f, w.msg(two, 4), w.sPoll(two, []*hDeal{one}, []int{0, 1, 2}, nil, nil)))
 	if len(s.pending) != 1 || s.pending[0].promised == 0 || !s.pending[0].row {
 		t.Fatalf("%+v", s.pending)
-	}
-}
-
-// TestSettlePassed: a seat only of what is passed, which never saw it, promises
-// by repair with what the others show.
-func TestSettlePassed(t *testing.T) {
-	w := newHWorld(t, 6)
-	passed := w.deal(t, hSpec{gen: 1, tag: "one", seats: []int{2, 3, 4}})
-	m := w.deal(t, hSpec{gen: 2, tag: "two", force: []*hDeal{passed}})
-	s, f := w.fresh(), w.facts(4)
-	s = w.must(t, s, s.settleWord(f, w.asked(m, passed)))
-	few := w.sPoll(m, []*hDeal{passed}, []int{0, 1}, []int{4}, nil)
-	refused(t, s.settlePromise(f, w.msg(m, 4), few), custody.Refused)
-	s = w.must(t, s, s.settlePromise(f, w.msg(m, 4), w.sPoll(m, []*hDeal{passed}, []int{0, 1, 2, 3}, []int{4}, nil)))
-	if e := s.find(m.Hash); e == nil || e.x != 0 || s.knownVersion(passed.Hash) == nil {
-		t.Fatal("not promised, or what is passed is forgotten")
 	}
 }

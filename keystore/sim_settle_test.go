@@ -20,6 +20,7 @@ type simItem struct {
 	since   uint64
 	before  []*version
 	refused map[key.NodeID]key.Object
+	shown   []key.Object
 }
 
 // settling takes in what is pending now and forgets what is over.
@@ -77,7 +78,7 @@ type simWord struct {
 }
 
 // asked is custodian.settle.
-func (n *simNode) asked(from *simNode, m *version, shown []*version, refused []key.Object, help bool) *simWord {
+func (n *simNode) asked(from *simNode, m *version, shown []*version, refused, promised []key.Object, help bool) *simWord {
 	s := n.s
 	if n.lies() {
 		return n.lieWord(m)
@@ -88,8 +89,9 @@ func (n *simNode) asked(from *simNode, m *version, shown []*version, refused []k
 		return &simWord{outcome: custody.Refused, why: "no seat"}
 	}
 	s.takeRefused(p, refused)
+	promised = s.shownPromises(p, promised)
 	r, ok := n.step(from, "SETTLE", func(st *secretState, f holderFacts) stepResult {
-		return st.settleWord(f, settleMsg{m, p.before(), n.ripe(m)})
+		return st.settleWord(f, settleMsg{m, p.before(), n.ripe(m), promiser{len(promised) > 0, "op"}})
 	})
 	if !ok {
 		return nil
@@ -110,6 +112,8 @@ func (n *simNode) asked(from *simNode, m *version, shown []*version, refused []k
 		for node, o := range p.refused {
 			it.refused[node] = o
 		}
+		it.shown = append(it.shown, promised...)
+		it.shown = it.shown[:min(len(it.shown), custody.MaxPromised)]
 	}
 	if r.outcome != custody.OK {
 		return out
@@ -177,6 +181,21 @@ func (s *sim) takeRefused(p *poll, list []key.Object) {
 	}
 }
 
+// shownPromises is custodian.openPromised.
+func (s *sim) shownPromises(p *poll, list []key.Object) []key.Object {
+	var out []key.Object
+	for _, o := range list {
+		node := key.NodePublic(o.Key).ID()
+		if s.revoked[node] || !slices.Contains(p.seats(), node) {
+			continue
+		}
+		if o, err := openReceipt(s.w.net, key.TypePrepared, p.m.SignedManifest, node, o.Encode()); err == nil {
+			out = append(out, o)
+		}
+	}
+	return out
+}
+
 // simRound is settleRound.
 type simRound struct {
 	s     *sim
@@ -209,7 +228,7 @@ func (n *simNode) settleOne(it *simItem) {
 		r.poll.refused[node] = o
 	}
 	out, ok := n.step(n, "own word", func(st *secretState, f holderFacts) stepResult {
-		return st.settleWord(f, settleMsg{m, r.poll.before(), n.ripe(m)})
+		return st.settleWord(f, settleMsg{m, r.poll.before(), n.ripe(m), promiser{len(s.shownPromises(r.poll, it.shown)) > 0, "op"}})
 	})
 	if !ok {
 		return
@@ -268,14 +287,18 @@ func (r *simRound) ask(help bool, then func(map[key.NodeID]*simWord)) {
 			refused = append(refused, o)
 		}
 	}
-	shown := r.poll.before()
+	shown, promised := r.poll.before(), slices.Clone(r.it.shown)
+	if own, ok := r.poll.prepared[n.id]; ok {
+		promised = slices.Insert(promised, 0, own)
+	}
+	promised = promised[:min(len(promised), custody.MaxPromised)]
 	for _, id := range r.poll.seats() {
 		o := s.node(id)
 		if o == n || s.revoked[id] || help && (!r.poll.hasPrepared(id) || m.SeatOf(id) == nil) {
 			continue
 		}
 		left++
-		s.call(n, o, fmt.Sprintf("SETTLE %d", m.Gen), func(o *simNode) any { return o.asked(n, m, shown, refused, help) }, func(reply any) {
+		s.call(n, o, fmt.Sprintf("SETTLE %d", m.Gen), func(o *simNode) any { return o.asked(n, m, shown, refused, promised, help) }, func(reply any) {
 			left--
 			if w, ok := reply.(*simWord); ok && w != nil {
 				replies[id] = w

@@ -6,6 +6,10 @@ import "keymesh/crypto/key"
 // two manifests.
 const MaxRefused = 64
 
+// MaxPromised is how many Prepared go along with a SETTLE: one of a member is
+// enough, and not all know the same members.
+const MaxPromised = 4
+
 // Settle asks a seat of a manifest without a certificate, or of what is before
 // it, what it has promised (protocol.md section 6, W5). A seat that has promised
 // nothing says none, and from then on takes the manifest only by repair.
@@ -22,6 +26,10 @@ type Settle struct {
 	Help bool `cbor:"4,keyasint,omitempty"`
 	// Payload asks for the ciphertext, with Help.
 	Payload bool `cbor:"5,keyasint,omitempty"`
+	// Promised are Prepared of seats, the sender's own among them: a node that
+	// has nothing of the secret answers only when it sees one of a member. At
+	// most MaxPromised.
+	Promised [][]byte `cbor:"6,keyasint,omitempty"`
 }
 
 // Words of a seat on a manifest.
