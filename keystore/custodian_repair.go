@@ -25,6 +25,8 @@ const (
 	maxHealing = 1 << 16
 	healPause  = 30 * time.Second // after a failure, doubled each time up to
 	healMost   = time.Hour
+	// healOrdered takes the place of healPause where a repair was ordered.
+	healOrdered = time.Second
 	// healStraggler is how long the others are waited for once enough values
 	// are here: who lies is named only when it has answered.
 	healStraggler = time.Second
@@ -47,6 +49,8 @@ type healTry struct {
 	tries int
 	busy  bool
 	again bool // ordered once more while it was busy
+	// ordered: somebody waits, and the helpers may hear of it a moment later.
+	ordered bool
 }
 
 func newHealing(l Limits) *healing {
@@ -102,7 +106,7 @@ func (h *healing) order(id key.Hash) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if t := h.want[id]; t != nil {
-		t.at, t.tries, t.again = time.Now(), 0, t.busy
+		t.at, t.tries, t.again, t.ordered = time.Now(), 0, t.busy, true
 	}
 	select {
 	case h.wake <- struct{}{}:
@@ -149,6 +153,9 @@ func (h *healing) done(id key.Hash, o healOutcome) {
 		t.at = h.budget.hour.Add(time.Hour)
 	default:
 		pause := min(healPause<<min(t.tries, 8), healMost)
+		if t.ordered {
+			pause = min(healOrdered<<min(t.tries, 12), healMost)
+		}
 		t.tries++
 		t.at = time.Now().Add(pause/2 + rand.N(pause))
 	}
