@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"keymesh/crypto/key"
+	"keymesh/crypto/seal"
 	"keymesh/crypto/share"
 	"keymesh/keystore/custody"
 	"keymesh/keystore/policy"
@@ -16,7 +17,7 @@ import (
 
 // consented5 is a network of seven with a secret 3-of-5 on the first five whose
 // policy wants a and b, so not its owner, whose key is stolen.
-func consented5(t *testing.T, test func(t *testing.T, f *fakeNet, p Person, put PutResult)) {
+func consented5(t *testing.T, test func(t *testing.T, f *fakeNet, p Person, by [2]Person, put PutResult)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakeNet(t, 7)
@@ -28,7 +29,7 @@ func consented5(t *testing.T, test func(t *testing.T, f *fakeNet, p Person, put 
 		both := policy.All(policy.Key(a.Key.Public()), policy.Key(b.Key.Public()))
 		put := mustPut(t, f.nodes[0].store, p, "a", []byte("v"), PutOptions{Holders: seats, Policy: both.Encode()})
 		settle(t, f, p, "a", put.Gen)
-		test(t, f, p, put)
+		test(t, f, p, [2]Person{a, b}, put)
 	})
 }
 
@@ -72,7 +73,7 @@ func askValue(t *testing.T, n *fakeNode, as key.NodeID, c *stored, x uint8) *cus
 // Who has the owner's key alone, of a policy that wants others, gets no value of
 // any seat, however it tells the holders that seats are its own now.
 func TestReassignReads(t *testing.T) {
-	consented5(t, func(t *testing.T, f *fakeNet, p Person, put PutResult) {
+	consented5(t, func(t *testing.T, f *fakeNet, p Person, _ [2]Person, put PutResult) {
 		c := f.nodes[0].state(t, put.ID).committed
 		thieves := []key.NodeID{f.nodes[5].id, f.nodes[6].id, key.GenerateNode().ID()}
 		moves := orders(t, f, p, c, thieves...)
@@ -99,7 +100,7 @@ func TestReassignReads(t *testing.T) {
 
 // Nor does a holder that lies make a reader or a receipt believe one.
 func TestReassignNotBelieved(t *testing.T) {
-	consented5(t, func(t *testing.T, f *fakeNet, p Person, put PutResult) {
+	consented5(t, func(t *testing.T, f *fakeNet, p Person, _ [2]Person, put PutResult) {
 		c := f.nodes[0].state(t, put.ID).committed
 		moves := orders(t, f, p, c, f.nodes[5].id)
 		f.nodes[1].lies(func(ctx context.Context, from key.NodeID, verb uint64, body []byte, call func() ([]byte, error)) ([]byte, error) {
@@ -121,9 +122,41 @@ func TestReassignNotBelieved(t *testing.T) {
 	})
 }
 
+// A receipt that shows a release of the thief's node proves nothing, though the
+// words in it satisfy the policy.
+func TestReceiptNotBelieved(t *testing.T) {
+	consented5(t, func(t *testing.T, f *fakeNet, p Person, by [2]Person, put PutResult) {
+		c := f.nodes[0].state(t, put.ID).committed
+		raw := orders(t, f, p, c, f.nodes[5].id)[0]
+		mv, err := share.OpenReassign(f.id, raw, c.SignedManifest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		k, err := seal.GenerateKey()
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := share.SignRequest(by[0].Key, f.id, share.Request{ID: c.ID, Gen: c.Gen, Verb: share.VerbRecover, Ephemeral: k.Public(), Created: unix(), Expires: unix() + share.RequestLife})
+		yes := share.SignApproval(by[1].Key, f.id, share.Approval{Subject: r.Hash, Verdict: share.VerdictApprove, Expires: r.Expires}).Encode()
+		receipt := func(first *fakeNode, moves ...*share.SignedReassign) []byte {
+			var releases [][]byte
+			for i, n := range []*fakeNode{first, f.node(c.Seats[1].Node), f.node(c.Seats[2].Node)} {
+				releases = append(releases, share.SignRelease(n.key, f.id, share.Release{Request: r.Hash, Manifest: c.Hash, X: c.Seats[i].X}).Encode())
+			}
+			return share.PackBundle(f.id, c.SignedManifest, r, [][]byte{yes}, releases, moves...)
+		}
+		if _, err := VerifyReceipt(receipt(f.node(c.Seats[0].Node))); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := VerifyReceipt(receipt(f.nodes[5], mv)); !errors.Is(err, share.ErrBundle) || !strings.Contains(err.Error(), "given seats away") {
+			t.Error(err)
+		}
+	})
+}
+
 // The owner learns why it cannot move them, and what it can do.
 func TestRepairNotAlone(t *testing.T) {
-	consented5(t, func(t *testing.T, f *fakeNet, p Person, put PutResult) {
+	consented5(t, func(t *testing.T, f *fakeNet, p Person, _ [2]Person, put PutResult) {
 		refused := func(what string) {
 			t.Helper()
 			_, err := f.nodes[0].store.Repair(context.Background(), p, "a", RepairOptions{To: []key.NodeID{f.nodes[6].id}})

@@ -36,3 +36,25 @@ func TestOldSeatsPassItOn(t *testing.T) {
 		}
 	})
 }
+
+// TestPassedSeatsAreTold: a writer dies when one seat of three has promised its
+// first put. A plain put on other seats needs the receipts of all three, also of
+// the two that have never heard of what it passes.
+func TestPassedSeatsAreTold(t *testing.T) {
+	bubble(t, 8, func(t *testing.T, f *fakeNet, p Person) {
+		holders := func(nodes ...*fakeNode) (out []key.NodeID) {
+			for _, n := range nodes {
+				out = append(out, n.id)
+			}
+			return out
+		}
+		writer := f.nodes[7]
+		f.set(loseTo(custody.VerbPrepare, f.nodes[4], f.nodes[5]), nil)
+		go writer.store.Put(context.Background(), p, "a", []byte("1"), PutOptions{N: 3, K: 2, W: 3, Holders: holders(f.nodes[3:6]...), Timeout: time.Second})
+		time.Sleep(500 * time.Millisecond)
+		writer.stop()
+		f.set(nil, nil)
+		mustPut(t, f.nodes[0].store, p, "a", []byte("2"), PutOptions{N: 3, K: 2, Holders: holders(f.nodes[:3]...), Timeout: 20 * time.Second})
+		mustGet(t, f.nodes[6].store, p, "a", []byte("2"))
+	})
+}

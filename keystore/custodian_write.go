@@ -93,6 +93,13 @@ func (c *custodian) openPrepare(q *custody.Prepare) (prepareMsg, error) {
 			return p, fmt.Errorf("the generation before: %w", err)
 		}
 	}
+	for _, b := range q.Forced[:min(len(q.Forced), share.MaxForce)] {
+		v, err := c.openManifest(b)
+		if err != nil {
+			return p, fmt.Errorf("what is passed: %w", err)
+		}
+		p.forced = append(p.forced, v)
+	}
 	if len(q.Request) != 0 {
 		if p.consent, err = c.openConsent(q.Request, q.Approvals); err != nil {
 			return p, fmt.Errorf("the request: %w", err)

@@ -3,6 +3,7 @@ package keystore
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"keymesh/crypto/key"
@@ -98,11 +99,16 @@ func (w *write) refused(id key.NodeID, b []byte) bool {
 // there is anything.
 func (w *write) bringAlong(msg *custody.Prepare) bool {
 	msg.Tombstone = w.tomb
+	for _, b := range w.before {
+		if slices.Contains(w.m.Force, b.Hash) {
+			msg.Forced = append(msg.Forced, b.Bytes())
+		}
+	}
 	if w.prev == nil {
 		if len(w.tombConsent) > 0 { // there is no policy yet to whose change one consents
 			msg.Request, msg.Approvals = w.tombConsent[0], w.tombConsent[1:]
 		}
-		return len(w.tomb) > 0
+		return len(w.tomb)+len(msg.Forced) > 0
 	}
 	msg.Prev, msg.PrevCert = w.prev.m.Bytes(), w.prev.cert
 	for _, b := range w.prev.before {

@@ -57,7 +57,7 @@ func (v *version) expired(now uint64) bool { return v.Expires != 0 && now >= v.E
 type stored struct {
 	*version
 	cert        []byte     // encoded CommitCert; empty while pending
-	before      []*version // what the certificate needs to be verified
+	before      []*version // what the certificate needs to be verified; of a pending, what its force names, as far as it was known
 	x           uint8      // own seat; 0: none
 	row         bool       // row and payload are here
 	epoch       uint32
@@ -296,7 +296,7 @@ func (s *secretState) knownVersion(h key.Hash) *version {
 	if e := s.find(h); e != nil {
 		return e.version
 	}
-	for _, e := range []*stored{s.committed, s.kept} {
+	for _, e := range append([]*stored{s.committed, s.kept}, s.pending...) {
 		if e == nil {
 			continue
 		}

@@ -15,6 +15,7 @@ type prepareMsg struct {
 	m            *version
 	row, payload []byte
 	prev         *certificate // brought along; nil: none
+	forced       []*version   // of what m's force names, brought along
 	tomb         *tomb        // brought along; nil: none
 	consent      *consent     // to a change of policy, or to tomb; nil: none
 	repaired     bool         // the row comes out of a repair while its seats settle it
@@ -65,7 +66,7 @@ func (s *secretState) prepare(f holderFacts, p prepareMsg) stepResult {
 
 // promise adds the pending with its row.
 func (s *secretState) promise(f holderFacts, p prepareMsg, w *writes) (*stored, stepResult) {
-	e := &stored{version: p.m, promised: f.now, operator: f.operator}
+	e := &stored{version: p.m, before: s.forced(p), promised: f.now, operator: f.operator}
 	if seat := p.m.SeatOf(f.self); seat != nil {
 		e.x, e.row = seat.X, true
 		w.put(rowPlace(e), p.row)
@@ -248,8 +249,10 @@ func (s *secretState) checkSeat(f holderFacts, p prepareMsg, prev *version) step
 	m := p.m
 	seat := m.SeatOf(f.self)
 	if seat == nil {
-		if !s.wasSeat(f, m, prev) {
-			return refuse(custody.Refused, "no seat of this node in it or before it")
+		if !s.wasSeat(f, p, prev) {
+			r := refuse(custody.Refused, "no seat of this node in it or before it")
+			r.needPrev = len(s.forced(p)) < len(m.Force)
+			return r
 		}
 		if len(p.row) != 0 || len(p.payload) != 0 {
 			return refuse(custody.Refused, "a row for a node without a seat")
@@ -265,16 +268,28 @@ func (s *secretState) checkSeat(f holderFacts, p prepareMsg, prev *version) step
 	return stepResult{outcome: custody.OK}
 }
 
-// wasSeat reports whether this node has a seat in prev or in what m's force
+// wasSeat reports whether this node has a seat in prev or in what the force
 // names, whose seats count as prev's.
-func (s *secretState) wasSeat(f holderFacts, m, prev *version) bool {
-	if prev != nil && prev.SeatOf(f.self) != nil {
-		return true
+func (s *secretState) wasSeat(f holderFacts, p prepareMsg, prev *version) bool {
+	has := func(v *version) bool { return v.SeatOf(f.self) != nil }
+	return prev != nil && has(prev) || slices.ContainsFunc(s.forced(p), has)
+}
+
+// forced are the manifests that the force names, as far as they are here or
+// came along. A pending keeps them: without them nobody could tell whose
+// receipts it needs once what it passes is gone.
+func (s *secretState) forced(p prepareMsg) []*version {
+	var out []*version
+	for _, h := range p.m.Force {
+		v := s.knownVersion(h)
+		if i := slices.IndexFunc(p.forced, func(b *version) bool { return b.Hash == h }); v == nil && i >= 0 {
+			v = p.forced[i]
+		}
+		if v != nil && v.ID == p.m.ID && v.Gen < p.m.Gen {
+			out = append(out, v)
+		}
 	}
-	return slices.ContainsFunc(m.Force, func(h key.Hash) bool {
-		v, k := s.knownVersion(h), s.markOf(h)
-		return v != nil && v.SeatOf(f.self) != nil || k != nil && k.X != 0
-	})
+	return out
 }
 
 // makeRoom drops pendings that a higher certificate has overtaken when there

@@ -362,3 +362,49 @@ func TestPrepareHeals(t *testing.T) {
 	half := w.cert(heal, []*hDeal{a, b}, 0, 1, 2)
 	refused(t, s.commit(w.facts(0), half), custody.Refused)
 }
+
+// TestPassedIsBrought: a seat only of what is passed, which never saw that or
+// let go of it, asks for it, promises with x = 0, and keeps it with the promise:
+// else the write could neither be stored nor settled.
+func TestPassedIsBrought(t *testing.T) {
+	w := newHWorld(t, 6)
+	one := w.deal(t, hSpec{gen: 1, tag: "one"})
+	passed := w.deal(t, hSpec{gen: 2, prev: one, tag: "two", seats: []int{2, 3, 4}})
+	m := w.deal(t, hSpec{gen: 3, prev: one, tag: "three", force: []*hDeal{passed}})
+	c := w.cert(one, nil, 0, 1, 2).certificate
+	msg := w.msg(m, 4)
+	msg.prev = &c
+	r := w.fresh().prepare(w.facts(4), msg)
+	refused(t, r, custody.Refused)
+	if !r.needPrev {
+		t.Fatal("what is passed is not asked for")
+	}
+	other := w.deal(t, hSpec{gen: 2, prev: one, tag: "other", seats: []int{2, 3, 4}})
+	msg.forced = []*version{other.version}
+	refused(t, w.fresh().prepare(w.facts(4), msg), custody.Refused) // the force does not name it
+	msg.forced = []*version{passed.version}
+	r = w.fresh().prepare(w.facts(5), msg)
+	refused(t, r, custody.Refused) // no seat of it
+	if r.needPrev {
+		t.Fatal("asks again for what came along")
+	}
+	r = w.fresh().prepare(w.facts(4), msg)
+	s := w.must(t, w.fresh(), r)
+	if e := s.find(m.Hash); e == nil || e.x != 0 || r.sign.receipt.X != 0 || s.knownVersion(passed.Hash) == nil {
+		t.Fatal("what is passed is forgotten")
+	}
+	refused(t, s.prepare(w.facts(4), w.msg(passed, 4)), custody.Conflict) // it is passed
+	if p := newPoll(w.facts(4), m.version, []*version{one.version, s.knownVersion(passed.Hash)}); !p.whole {
+		t.Fatal("nobody can tell whose receipts it needs")
+	}
+
+	// A seat that knows it keeps it, too, when it dies here.
+	s = w.must(t, w.fresh(), w.fresh().prepare(w.facts(2), w.msg(one, 2)))
+	s = w.must(t, s, s.commit(w.facts(2), w.cert(one, nil, 0, 1, 2)))
+	s = w.must(t, s, s.prepare(w.facts(2), w.msg(passed, 2)))
+	s = w.must(t, s, s.prepare(w.facts(2), w.msg(m, 2)))
+	s = w.must(t, s, s.settleDead(w.facts(2), w.sPoll(passed, []*hDeal{one}, nil, nil, []int{3, 4})))
+	if s.find(passed.Hash) != nil || s.knownVersion(passed.Hash) == nil {
+		t.Fatal("what is passed is forgotten with its death")
+	}
+}

@@ -395,7 +395,7 @@ func (s *secretState) settlePromise(f holderFacts, p prepareMsg, q *poll) stepRe
 	case !q.completable():
 		return refuse(custody.Refused, "too few seats have promised it")
 	}
-	p.repaired = true
+	p.repaired, p.forced = true, q.before()
 	p.judged = q.judged()
 	return s.prepare(f, p)
 }

@@ -351,7 +351,8 @@ func TestSettleHolds(t *testing.T) {
 }
 
 // TestForceOfTheDead: a seat of what died still signs for a successor that names
-// it: its certificate asks for such seats.
+// it: its certificate asks for such seats. What died is brought along, so that
+// it is kept with the promise.
 func TestForceOfTheDead(t *testing.T) {
 	w := newHWorld(t, 9)
 	one := w.deal(t, hSpec{gen: 1, tag: "one"})
@@ -364,7 +365,16 @@ func TestForceOfTheDead(t *testing.T) {
 	next := w.deal(t, hSpec{gen: 3, tag: "next", prev: one, force: []*hDeal{moved}})
 	msg = w.msg(next, 5)
 	msg.prev = &c
-	w.must(t, s, s.prepare(w.facts(5), msg))
+	r := s.prepare(w.facts(5), msg)
+	refused(t, r, custody.Refused)
+	if !r.needPrev {
+		t.Fatal("what died is not asked for")
+	}
+	msg.forced = []*version{moved.version}
+	s = w.must(t, s, s.prepare(w.facts(5), msg))
+	if s.knownVersion(moved.Hash) == nil {
+		t.Fatal("what died is forgotten")
+	}
 }
 
 // TestSettleRestored: a seat that may have promised and forgot it says nothing
@@ -384,5 +394,21 @@ func TestSettleRestored(t *testing.T) {
 	s = w.must(t, s, s.settlePromise(f, w.msg(two, 4), w.sPoll(two, []*hDeal{one}, []int{0, 1, 2}, nil, nil)))
 	if len(s.pending) != 1 || s.pending[0].promised == 0 || !s.pending[0].row {
 		t.Fatalf("%+v", s.pending)
+	}
+}
+
+// TestSettlePassed: a seat only of what is passed, which never saw it, promises
+// by repair with what the others show.
+func TestSettlePassed(t *testing.T) {
+	w := newHWorld(t, 6)
+	passed := w.deal(t, hSpec{gen: 1, tag: "one", seats: []int{2, 3, 4}})
+	m := w.deal(t, hSpec{gen: 2, tag: "two", force: []*hDeal{passed}})
+	s, f := w.fresh(), w.facts(4)
+	s = w.must(t, s, s.settleWord(f, w.asked(m, passed)))
+	few := w.sPoll(m, []*hDeal{passed}, []int{0, 1}, []int{4}, nil)
+	refused(t, s.settlePromise(f, w.msg(m, 4), few), custody.Refused)
+	s = w.must(t, s, s.settlePromise(f, w.msg(m, 4), w.sPoll(m, []*hDeal{passed}, []int{0, 1, 2, 3}, []int{4}, nil)))
+	if e := s.find(m.Hash); e == nil || e.x != 0 || s.knownVersion(passed.Hash) == nil {
+		t.Fatal("not promised, or what is passed is forgotten")
 	}
 }

@@ -264,7 +264,7 @@ func (s *sim) rest() {
 	}
 	for _, n := range s.nodes {
 		for _, e := range n.disk.live() {
-			if s.plan.liars+s.lost == 0 && !s.undecidable(n, s.byHash[e.Hash]) {
+			if s.plan.liars+s.lost == 0 && !s.undecidable(s.byHash[e.Hash]) {
 				s.broken("at rest generation %d is still pending at %s", e.Gen, n.name())
 			}
 		}
@@ -278,9 +278,8 @@ func (s *sim) rest() {
 // undecidable: what W5 leaves until the next plain put passes it. What d names
 // as prev is deleted, or what it passes has its certificate all the same: the
 // seats that took that cannot promise d any more, those that promised d cannot
-// refuse it. Or what it passes has been forgotten, without which nobody can tell
-// whose receipts it needs. Or, where n is 2k or more, a rival has k promises too.
-func (s *sim) undecidable(n *simNode, d *simDeal) bool {
+// refuse it. Or, where n is 2k or more, a rival has k promises too.
+func (s *sim) undecidable(d *simDeal) bool {
 	if d.prev != nil && s.maybeDeleted(d.prev.Gen) {
 		return true
 	}
@@ -289,7 +288,7 @@ func (s *sim) undecidable(n *simNode, d *simDeal) bool {
 		return true
 	}
 	return slices.ContainsFunc(d.before, func(b *simDeal) bool {
-		return b != d.prev && (s.certifiable(b) || n.disk.knownVersion(b.Hash) == nil)
+		return b != d.prev && s.certifiable(b)
 	})
 }
 
@@ -405,7 +404,7 @@ func (s *sim) putMore(last *simOp) {
 	i := slices.IndexFunc(s.nodes, func(n *simNode) bool { return !n.dead && !n.liar })
 	o := s.start(s.nodes[i], "put")
 	s.drain()
-	if o.state != "acked" && s.blocked(s.deals[len(s.deals)-1]) {
+	if o.state != "acked" && s.blocked() {
 		s.note("it cannot be stored before something is settled")
 		return
 	}
@@ -419,21 +418,11 @@ func (s *sim) putMore(last *simOp) {
 }
 
 // blocked: liars may stop a write. Where holders are gone, so may four pendings
-// that cannot be settled. So may a pending that is passed when a seat of it knows
-// nothing of it any more, or never did, and so does not believe that it is
-// concerned.
-func (s *sim) blocked(d *simDeal) bool {
+// that cannot be settled.
+func (s *sim) blocked() bool {
 	for _, n := range s.nodes {
 		if s.plan.liars+s.lost > 0 && (n.liar || len(n.disk.live()) >= maxPending) {
 			return true
-		}
-	}
-	for _, b := range d.before {
-		for _, seat := range b.Seats {
-			n := s.node(seat.Node)
-			if b != d.prev && !n.dead && d.SeatOf(n.id) == nil && n.disk.knownVersion(b.Hash) == nil {
-				return true
-			}
 		}
 	}
 	return false

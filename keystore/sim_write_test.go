@@ -223,7 +223,7 @@ func (x *simWrite) prepare(id key.NodeID, brought bool, done func(event)) {
 			return
 		}
 		e.there, e.never = &r.There, r.Outcome == custody.Refused && x.write.refused(id, r.Receipt)
-		if brought || !r.NeedPrev || x.prev == nil && len(x.tomb) == 0 {
+		if brought || !r.NeedPrev || x.prev == nil && len(x.tomb)+len(x.m.Force) == 0 {
 			done(e)
 			return
 		}
@@ -235,6 +235,11 @@ func (x *simWrite) prepare(id key.NodeID, brought bool, done func(event)) {
 func (x *simWrite) along(msg *prepareMsg) {
 	if len(x.tomb) > 0 {
 		msg.tomb = x.s.tombOf(x.tomb)
+	}
+	for _, b := range x.before {
+		if slices.Contains(x.m.Force, b.Hash) {
+			msg.forced = append(msg.forced, x.s.values[b.Hash])
+		}
 	}
 	if x.prev == nil {
 		return

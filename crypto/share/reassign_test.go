@@ -119,6 +119,59 @@ func TestReassignRefused(t *testing.T) {
 	}
 }
 
+// Where the owner's word alone does not satisfy the policy it moves nothing, and
+// its signature does not spoil what the seats move.
+func TestReassignNotAlone(t *testing.T) {
+	m := standbyManifest(t)
+	p := NewPlacement(m, false)
+	theft := firstMove(m)
+	theft.New = node(12).ID()
+	for _, r := range []*SignedReassign{byOwner(t, m, theft), byOwner(t, m, firstMove(m))} {
+		if changed, err := p.Add(r); changed || !errors.Is(err, ErrReassign) {
+			t.Fatal(changed, err)
+		}
+		if got, err := p.Open(testNet, r.Bytes()); got != nil || err != nil {
+			t.Fatal(got, err)
+		}
+	}
+	seats := firstMove(m)
+	seats.Time = 0
+	mustAdd(t, p, bySeats(t, m, seats, 0, 2, 3, 4))
+	if changed, _ := p.Add(byOwner(t, m, theft)); changed || p.Holder(2) != node(7).ID() {
+		t.Fatal("the owner's takes its place")
+	}
+}
+
+// Of what would not count no signature is verified; of what would, all are.
+func TestPlacementOpen(t *testing.T) {
+	m := standbyManifest(t)
+	r := firstMove(m)
+	for name, b := range map[string]struct {
+		bytes []byte
+		lie   bool
+	}{
+		"of strangers":   {bySeats(t, m, r, 9, 10, 11, 12).Bytes(), false},
+		"with strangers": {bySeats(t, m, r, 0, 2, 3, 4, 9).Bytes(), false},
+		"too few":        {bySeats(t, m, r, 0, 2, 3).Bytes(), false},
+		"w seats":        {bySeats(t, m, r, 0, 2, 3, 4).Bytes(), true},
+		"the owner":      {byOwner(t, m, r).Bytes(), true},
+	} {
+		p := NewPlacement(m, true)
+		bad := bytes.Clone(b.bytes)
+		bad[len(bad)-1] ^= 1
+		if got, err := p.Open(testNet, bad); got != nil || errors.Is(err, ErrReassign) != b.lie || len(p.Moves()) != 0 {
+			t.Errorf("%s, broken: %v", name, err)
+		}
+		got, err := p.Open(testNet, b.bytes)
+		if (got != nil) != b.lie || err != nil || len(p.Moves()) != btoi(b.lie) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if got, err := p.Open(testNet, b.bytes); got != nil || err != nil {
+			t.Errorf("%s, again: %v", name, err)
+		}
+	}
+}
+
 // n-k seats an epoch may move by quorum, no more.
 func TestReassignQuorumLimit(t *testing.T) {
 	m := standbyManifest(t)

@@ -79,6 +79,9 @@ type Prepare struct {
 	PrevForced [][]byte `cbor:"10,keyasint,omitempty"`
 	// Names go with Request when others than the owner are asked.
 	Names []NameBox `cbor:"11,keyasint,omitempty"`
+	// Forced are the manifests that the force names, when something of what was
+	// before is asked for.
+	Forced [][]byte `cbor:"12,keyasint,omitempty"`
 }
 
 // PrepareReply: OK with the Prepared receipt; Conflict with There; Full;
@@ -89,8 +92,8 @@ type PrepareReply struct {
 	Receipt []byte `cbor:"2,keyasint"`
 	There   State  `cbor:"3,keyasint"`
 	Why     string `cbor:"4,keyasint"`
-	// NeedPrev asks for the same again with Prev, PrevCert and PrevPrev; after
-	// a first generation (no prev), with the Tombstone of what is There.
+	// NeedPrev asks for the same again with Prev, PrevCert, PrevPrev and Forced;
+	// after a first generation (no prev), with the Tombstone of what is There.
 	NeedPrev bool `cbor:"5,keyasint"`
 	// Progress comes with Refused, when the consent to a change of policy is not
 	// complete, and with OK, so that the writer has the words on it: as in
