@@ -71,6 +71,9 @@ func moveResult(m *keystore.Moved) apitype.MoveResult {
 	if m.NotMoved > 0 {
 		out.Exit = apitype.ExitQuorum
 	}
+	if m.NotMoved > 0 && m.Denied == m.NotMoved {
+		out.Exit = apitype.ExitDenied
+	}
 	return out
 }
 

@@ -26,6 +26,7 @@ func TestEveryKeystoreError(t *testing.T) {
 		cond  apitype.Type // put with If-Match; empty: as put
 	}{
 		"not found":      {keystore.ErrNotFound, apitype.NotFound, "", apitype.NotFound, ""},
+		"not alone":      {keystore.ErrNotAlone, apitype.Denied, apitype.Denied, apitype.Denied, ""},
 		"denied":         {keystore.ErrDenied, apitype.Denied, apitype.Denied, apitype.Denied, ""},
 		"too large":      {keystore.ErrTooLarge, "", apitype.TooLarge, "", ""},
 		"input":          {keystore.ErrInput, apitype.Unprocessable, apitype.Unprocessable, apitype.Unprocessable, ""},

@@ -52,6 +52,8 @@ type Moved struct {
 	// 1,000 of NotMoved.
 	Failed   []NotMoved
 	NotMoved int
+	// Denied of these are not the person's to move: see [ErrNotAlone].
+	Denied int
 	// Still are rows that From had not deleted when it was over though their seats
 	// are elsewhere: it does once it can.
 	Still int
@@ -137,7 +139,7 @@ func (m *mover) all(ctx context.Context) error {
 	for pass := range movePasses {
 		before := m.out.Moved
 		m.at.Found, m.at.Failed, m.at.AtRisk = m.at.Done, 0, 0
-		m.out.Failed, m.out.NotMoved = nil, 0
+		m.out.Failed, m.out.NotMoved, m.out.Denied = nil, 0, 0
 		if err := m.pass(ctx); err != nil {
 			return err
 		}
@@ -222,6 +224,7 @@ func (m *mover) note(it Listed, one movedSeat, err error) {
 	if err != nil {
 		m.at.Failed++
 		m.out.NotMoved++
+		m.out.Denied += btoi(errors.Is(err, ErrDenied))
 		if len(m.out.Failed) < maxNotMoved {
 			m.out.Failed = append(m.out.Failed, NotMoved{Name: it.Name, ID: it.ID, Why: fmt.Sprintf("%.300s", err.Error())})
 		}

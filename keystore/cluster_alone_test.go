@@ -168,7 +168,7 @@ func TestRepairNotAlone(t *testing.T) {
 			t.Fatalf("%+v", r)
 		}
 		m, err := f.nodes[0].store.Move(context.Background(), p, f.nodes[3].id, key.NodeID{}, nil)
-		if err != nil || m.Moved != 0 || len(m.Failed) != 1 || !strings.Contains(m.Failed[0].Why, "reshare") {
+		if err != nil || m.Moved != 0 || len(m.Failed) != 1 || m.Denied != 1 || !strings.Contains(m.Failed[0].Why, "reshare") {
 			t.Fatalf("%+v %v", m, err)
 		}
 		f.nodes[4].stop()

@@ -137,9 +137,9 @@ func errNotAlone(m *share.Manifest) error {
 	case ownerAlone(m):
 		return nil
 	case m.Repair == share.RepairQuorum:
-		return fmt.Errorf("%w: its seats do, two days after a holder is gone, and a new generation (keyctl reshare or put) has others", ErrNotAlone)
+		return fmt.Errorf("%w: its seats do, two days after a holder is gone, and the next generation (keyctl reshare or put) has other holders", ErrNotAlone)
 	}
-	return fmt.Errorf("%w: a new generation has others (keyctl reshare, which those approve whom the policy names, or put)", ErrNotAlone)
+	return fmt.Errorf("%w: the next generation has other holders (keyctl reshare or put; for another policy those consent whom this one names)", ErrNotAlone)
 }
 
 // gone: the seat is to be moved.

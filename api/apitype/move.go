@@ -28,7 +28,8 @@ type MoveProgress struct {
 type MoveResult struct {
 	Node string `json:"node"`          // whose seats they were
 	New  string `json:"new,omitempty"` // who was to take them; absent: placement chose
-	// Exit is the exit code of "peer drain" and "peer replace": 0, or 5 when some
+	// Exit is the exit code of "peer drain" and "peer replace": 0, 4 when all that
+	// could not be moved is not the owner's to move alone, or 5 when some
 	// could not be moved.
 	Exit    int     `json:"exit_code"`
 	Moved   int     `json:"moved"`   // seats

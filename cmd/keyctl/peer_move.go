@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -239,6 +240,6 @@ func staysError(out apitype.MoveResult, from apitype.Peer, again string) error {
 	if more := out.NotMoved - len(lines); more > 0 {
 		lines = append(lines, fmt.Sprintf("and %d more; -o json names up to 1,000", more))
 	}
-	return &failure{exit: apitype.ExitQuorum, what: fmt.Sprintf("%s could not be moved from %s", plural(out.NotMoved, "seat"), nodeName(from.Name, from.Node)),
+	return &failure{exit: cmp.Or(out.Exit, apitype.ExitQuorum), what: fmt.Sprintf("%s could not be moved from %s", plural(out.NotMoved, "seat"), nodeName(from.Name, from.Node)),
 		details: lines, hint: strings.TrimSpace("when there is a remedy, go on: " + again)}
 }
