@@ -178,7 +178,6 @@ type simPut struct {
 	own     []*share.SignedManifest
 	attempt int
 	hasty   bool
-	doubts  bool
 	gaveUp  bool
 	again   int
 }
