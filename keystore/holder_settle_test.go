@@ -404,7 +404,9 @@ func TestSettlePassed(t *testing.T) {
 	passed := w.deal(t, hSpec{gen: 1, tag: "one", seats: []int{2, 3, 4}})
 	m := w.deal(t, hSpec{gen: 2, tag: "two", force: []*hDeal{passed}})
 	s, f := w.fresh(), w.facts(4)
-	s = w.must(t, s, s.settleWord(f, w.asked(m, passed)))
+	q := w.asked(m, passed)
+	q.shown = promiser{true, "op"}
+	s = w.must(t, s, s.settleWord(f, q))
 	few := w.sPoll(m, []*hDeal{passed}, []int{0, 1}, []int{4}, nil)
 	refused(t, s.settlePromise(f, w.msg(m, 4), few), custody.Refused)
 	s = w.must(t, s, s.settlePromise(f, w.msg(m, 4), w.sPoll(m, []*hDeal{passed}, []int{0, 1, 2, 3}, []int{4}, nil)))
