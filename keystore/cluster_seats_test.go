@@ -58,3 +58,33 @@ func TestPassedSeatsAreTold(t *testing.T) {
 		mustGet(t, f.nodes[6].store, p, "a", []byte("2"))
 	})
 }
+
+// TestDeletedForOthers: a name is deleted while a pending of it is only at seats
+// that the tombstone was not for. They hear of it when they settle it.
+func TestDeletedForOthers(t *testing.T) {
+	bubble(t, 8, func(t *testing.T, f *fakeNet, p Person) {
+		holders := func(nodes ...*fakeNode) (out []key.NodeID) {
+			for _, n := range nodes {
+				out = append(out, n.id)
+			}
+			return out
+		}
+		writer := f.nodes[7]
+		f.set(loseTo(custody.VerbPrepare, f.nodes[2]), nil)
+		go writer.store.Put(context.Background(), p, "a", []byte("1"), PutOptions{N: 3, K: 2, W: 3, Holders: holders(f.nodes[2:5]...), Timeout: time.Second})
+		time.Sleep(500 * time.Millisecond)
+		writer.stop()
+		f.set(nil, nil)
+		f.set(loseTo(custody.VerbDelete, f.nodes[3], f.nodes[4]), nil)
+		d, err := f.nodes[0].store.Delete(context.Background(), p, "a", DeleteOptions{Timeout: time.Second})
+		if err != nil {
+			t.Logf("delete: %v", explain(err))
+		}
+		time.Sleep(3 * time.Minute)
+		for _, n := range f.nodes[2:5] {
+			if s := n.state(t, d.ID); len(s.live()) != 0 || s.deletedUpTo() == 0 {
+				t.Errorf("%x has %d pendings and nothing is deleted up to %d", n.id[:4], len(s.live()), s.deletedUpTo())
+			}
+		}
+	})
+}

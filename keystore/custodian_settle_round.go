@@ -76,12 +76,19 @@ func (c *custodian) settleReply(ctx context.Context, f holderFacts, p *poll, q *
 	if r.outcome == custody.Wait || r.word == custody.WordNone || r.word == custody.WordPrepared {
 		c.settles.asked(p.m, r.word == custody.WordPrepared, h)
 	}
-	if r.outcome != custody.OK {
+	if r.outcome != custody.OK && r.outcome != custody.Conflict {
 		return reply, nil
 	}
 	s, err := c.peek(ctx, p.m.ID)
 	if err != nil {
 		return nil, err
+	}
+	if r.outcome == custody.Conflict {
+		// It went to the seats of what was there, which the asker may not be.
+		if t := s.covering(p.m.Gen); t != nil {
+			reply.There.Tombstone, reply.There.Consent = t.shown()
+		}
+		return reply, nil
 	}
 	if q.Help { // the rest was asked for before
 		c.settleHelp(ctx, s, f.from, p.m, q.Payload, reply)
@@ -157,6 +164,8 @@ type settleRound struct {
 	poll  *poll
 	mu    sync.Mutex     // the rest, while seats are asked
 	proof *custody.State // something certified that another seat has
+	tomb  *custody.State // with a tombstone of what is settled, that
+	by    key.NodeID     // this seat has
 	heard bool           // pending here, and no promise is remembered
 	prev  *certificate   // of the manifest's prev
 	shown []key.Object   // Prepared that others have shown
@@ -298,6 +307,9 @@ func (r *settleRound) take(node key.NodeID, reply *custody.SettleReply) {
 		if there := reply.There; len(there.Manifest) > 0 && len(there.Cert) > 0 {
 			r.proof = &there
 		}
+		if len(reply.There.Tombstone) > 0 {
+			r.tomb, r.by = &reply.There, node
+		}
 		return
 	}
 	if reply.Outcome != custody.OK {
@@ -323,6 +335,9 @@ func (r *settleRound) conclude(ctx context.Context, f holderFacts, word uint8) s
 	p := r.poll
 	if r.proof != nil && r.certify(ctx, f, r.proof.Manifest, r.proof.Cert, r.proof.Before) {
 		return settled{moved: true} // looked at once more: it may be over now
+	}
+	if r.tomb != nil && r.bury(ctx) {
+		return settled{moved: true}
 	}
 	if p.certifiable() {
 		cert := p.certificate()
@@ -390,6 +405,17 @@ func (r *settleRound) certify(ctx context.Context, f holderFacts, manifest, cert
 	}
 	r.passing.add(out.next, r.self)
 	return true
+}
+
+// bury takes in a tombstone as a DELETE of the seat that showed it would.
+func (r *settleRound) bury(ctx context.Context) bool {
+	q := &custody.Delete{Tombstone: r.tomb.Tombstone}
+	if len(r.tomb.Consent) > 0 {
+		q.Request, q.Approvals = r.tomb.Consent[0], r.tomb.Consent[1:]
+	}
+	reply, err := r.delete(ctx, r.by, q)
+	done, ok := reply.(*custody.DeleteReply)
+	return err == nil && ok && done.Outcome == custody.OK
 }
 
 // refuse signs that this seat never promised it and never will.

@@ -248,8 +248,15 @@ func (s *secretState) committedGen() uint64 {
 }
 
 // covered reports whether a tombstone deletes the generation.
-func (s *secretState) covered(gen uint64) bool {
-	return slices.ContainsFunc(s.tombs, func(t *tomb) bool { return t.Covers(gen) })
+func (s *secretState) covered(gen uint64) bool { return s.covering(gen) != nil }
+
+// covering is a tombstone that deletes the generation, or nil.
+func (s *secretState) covering(gen uint64) *tomb {
+	i := slices.IndexFunc(s.tombs, func(t *tomb) bool { return t.Covers(gen) })
+	if i < 0 {
+		return nil
+	}
+	return s.tombs[i]
 }
 
 // deletedUpTo is the highest generation below which everything is deleted.

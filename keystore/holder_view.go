@@ -55,13 +55,17 @@ func (s *secretState) brief(row uint8) custody.State {
 		v.Manifest, v.Cert, v.Before, v.Epoch, v.Row = c.Bytes(), c.cert, bytesOf(c.before), c.epoch, row
 	}
 	if t := s.tombShown(); t != nil {
-		v.Tombstone = t.object
-		if t.object == nil {
-			v.Tombstone = t.body
-			v.Consent = append([][]byte{t.request}, t.approvals...)
-		}
+		v.Tombstone, v.Consent = t.shown()
 	}
 	return v
+}
+
+// shown is the tombstone as it goes into a [custody.State].
+func (t *tomb) shown() (tombstone []byte, consent [][]byte) {
+	if t.object != nil {
+		return t.object, nil
+	}
+	return t.body, append([][]byte{t.request}, t.approvals...)
 }
 
 // tombShown is the tombstone for all generations, or else the last of a single

@@ -278,8 +278,10 @@ func (s *sim) rest() {
 // undecidable: what W5 leaves until the next plain put passes it. What d names
 // as prev is deleted, or what it passes has its certificate all the same: the
 // seats that took that cannot promise d any more, those that promised d cannot
-// refuse it. Or, where n is 2k or more, a rival has k promises too.
-func (s *sim) undecidable(d *simDeal) bool {
+// refuse it. Or, where n is 2k or more, a rival has k promises too. Or a seat
+// that has not promised d cannot, because one of these stands in its way there:
+// one that d does not pass, or the fourth.
+func (s *sim) undecidable(d *simDeal, asked ...*simDeal) bool {
 	if d.prev != nil && s.maybeDeleted(d.prev.Gen) {
 		return true
 	}
@@ -287,8 +289,17 @@ func (s *sim) undecidable(d *simDeal) bool {
 	if d.N() >= 2*int(d.K) && slices.ContainsFunc(s.deals, rival) {
 		return true
 	}
-	return slices.ContainsFunc(d.before, func(b *simDeal) bool {
-		return b != d.prev && s.certifiable(b)
+	if slices.ContainsFunc(d.before, func(b *simDeal) bool { return b != d.prev && s.certifiable(b) }) {
+		return true
+	}
+	asked = append(slices.Clone(asked), d)
+	return slices.ContainsFunc(s.nodes, func(n *simNode) bool {
+		seat := func(b *simDeal) bool { return b.SeatOf(n.id) != nil }
+		live := n.disk.live()
+		return !n.dead && !d.promises[n.id] && (seat(d) || slices.ContainsFunc(d.before, seat)) && slices.ContainsFunc(live, func(e *stored) bool {
+			stands := len(live) >= maxPending || !slices.Contains(d.Force, e.Hash)
+			return stands && !slices.Contains(asked, s.byHash[e.Hash]) && s.undecidable(s.byHash[e.Hash], asked...)
+		})
 	})
 }
 
@@ -417,11 +428,13 @@ func (s *sim) putMore(last *simOp) {
 	}
 }
 
-// blocked: liars may stop a write. Where holders are gone, so may four pendings
-// that cannot be settled.
+// blocked: liars may stop a write. So may four pendings at a holder that cannot
+// be settled: because holders are gone, or one of them is undecidable.
 func (s *sim) blocked() bool {
 	for _, n := range s.nodes {
-		if s.plan.liars+s.lost > 0 && (n.liar || len(n.disk.live()) >= maxPending) {
+		live := n.disk.live()
+		gone := s.plan.liars+s.lost > 0
+		if gone && n.liar || len(live) >= maxPending && (gone || slices.ContainsFunc(live, func(e *stored) bool { return s.undecidable(s.byHash[e.Hash]) })) {
 			return true
 		}
 	}

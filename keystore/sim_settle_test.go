@@ -74,6 +74,7 @@ type simWord struct {
 	refused       []key.Object
 	proof         *certificate // what is certified there
 	conflict      bool
+	tomb          *tomb // that deleted it
 	help, payload []byte
 }
 
@@ -97,6 +98,9 @@ func (n *simNode) asked(from *simNode, m *version, shown []*version, refused, pr
 		return nil
 	}
 	out := &simWord{outcome: r.outcome, word: r.word, why: r.why, conflict: r.outcome == custody.Conflict}
+	if out.conflict {
+		out.tomb = n.mem.covering(m.Gen)
+	}
 	if r.sign != nil {
 		o := n.sign(r.sign)
 		out.receipt = &o
@@ -204,6 +208,8 @@ type simRound struct {
 	poll  *poll
 	proof *certificate
 	prev  *certificate
+	tomb  *tomb
+	by    *simNode
 	word  uint8
 }
 
@@ -319,6 +325,9 @@ func (r *simRound) take(o *simNode, w *simWord) {
 	if w.conflict && w.proof != nil {
 		r.proof = w.proof
 	}
+	if w.tomb != nil {
+		r.tomb, r.by = w.tomb, o
+	}
 	if w.outcome != custody.OK {
 		return
 	}
@@ -335,6 +344,7 @@ func (r *simRound) conclude() {
 	p := r.poll
 	switch {
 	case r.proof != nil && r.certify(r.proof):
+	case r.tomb != nil && r.deleted():
 	case p.certifiable():
 		r.certify(p.certificate())
 	case r.word == custody.WordNone && p.hopeless():
@@ -359,6 +369,11 @@ func (r *simRound) certify(c *certificate) bool {
 		return r.s.fault.commit(r.n, st, f, commitMsg{*c})
 	})
 	return ok && out.next != nil
+}
+
+func (r *simRound) deleted() bool {
+	out := r.n.delete(r.by, r.tomb)
+	return out != nil && out.Outcome == custody.OK
 }
 
 func (r *simRound) refuse() {
