@@ -123,6 +123,7 @@ func TestSettlePromisedByWhom(t *testing.T) {
 		settle(t, f, p, "a", put.Gen)
 		base := f.nodes[0].state(t, put.ID).committed.Manifest
 		stranger := key.GenerateNode()
+		base.Seats = slices.Clone(base.Seats) // the nodes have this very slice
 		base.Seats[3].Node = stranger.ID()
 		m, _ := inventedBy(t, f, base, 0, 0)
 		other, _ := inventedBy(t, f, base, 0, 0)
