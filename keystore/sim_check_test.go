@@ -278,7 +278,8 @@ func (s *sim) rest() {
 // undecidable: what W5 leaves until the next plain put passes it. What d names
 // as prev is deleted, or what it passes has its certificate all the same: the
 // seats that took that cannot promise d any more, those that promised d cannot
-// refuse it. Or, where n is 2k or more, a rival has k promises too. Or a seat
+// refuse it. Or, where n is 2k or more, a rival has k promises too; or both are
+// first generations on different seats, which no seats before them tie. Or a seat
 // that has not promised d cannot, because one of these stands in its way there:
 // one that d does not pass, or the fourth.
 func (s *sim) undecidable(d *simDeal, asked ...*simDeal) bool {
@@ -287,6 +288,12 @@ func (s *sim) undecidable(d *simDeal, asked ...*simDeal) bool {
 	}
 	rival := func(e *simDeal) bool { return e != d && e != d.prev && len(e.promises) > 0 }
 	if d.N() >= 2*int(d.K) && slices.ContainsFunc(s.deals, rival) {
+		return true
+	}
+	if d.prev == nil && slices.ContainsFunc(s.deals, func(e *simDeal) bool {
+		same := !slices.ContainsFunc(e.Seats, func(seat share.Seat) bool { return d.SeatOf(seat.Node) == nil }) && e.N() == d.N()
+		return rival(e) && e.prev == nil && e.Gen == d.Gen && !same
+	}) {
 		return true
 	}
 	if slices.ContainsFunc(d.before, func(b *simDeal) bool { return b != d.prev && s.certifiable(b) }) {
