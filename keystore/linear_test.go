@@ -290,7 +290,9 @@ func (l *linRounds) play(conditional bool) (acked map[uint64]string, doubts int)
 	for i, n := range l.f.nodes[:2] {
 		g.Go(func() {
 			time.Sleep(time.Duration(i*l.round%5) * 10 * time.Millisecond)
-			v, o := fmt.Sprintf("round %d at %s", l.round, n.member.Name), PutOptions{}
+			// With 700 ms a way an attempt takes seconds, and a few of them more
+			// than the default timeout.
+			v, o := fmt.Sprintf("round %d at %s", l.round, n.member.Name), PutOptions{Timeout: 2 * time.Minute}
 			if conditional {
 				o.IfGen = &l.gen
 			}

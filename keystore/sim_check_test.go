@@ -25,7 +25,7 @@ func (s *sim) promised(n *simNode, m *version) {
 			s.broken("%s gave two receipts for generation %d", n.name(), d.Gen)
 		}
 	}
-	if d.refused[n.id] {
+	if d.refused[n.id] && !s.certifiable(d) { // as above
 		s.broken("%s promises generation %d, for which it has signed Refused", n.name(), d.Gen)
 	}
 	d.promises[n.id] = true
@@ -292,7 +292,7 @@ func (s *sim) undecidable(d *simDeal, asked ...*simDeal) bool {
 	}
 	if d.prev == nil && slices.ContainsFunc(s.deals, func(e *simDeal) bool {
 		same := !slices.ContainsFunc(e.Seats, func(seat share.Seat) bool { return d.SeatOf(seat.Node) == nil }) && e.N() == d.N()
-		return rival(e) && e.prev == nil && e.Gen == d.Gen && !same
+		return rival(e) && e.prev == nil && !same
 	}) {
 		return true
 	}
