@@ -73,7 +73,9 @@ func (f *fakeRequests) Cancel(_ context.Context, p keystore.Person, h key.Hash) 
 }
 
 func (f *fakeRequests) Rehearse(ctx context.Context, p keystore.Person, name string) (keystore.Rehearsal, error) {
+	f.mu.Lock()
 	f.who = p
+	f.mu.Unlock()
 	if f.rehearsing != nil {
 		f.rehearsing(ctx)
 	}

@@ -175,27 +175,36 @@ func TestSettleMemory(t *testing.T) {
 		for range 150 {
 			send(evil, 9, 4000) // about 45 KiB each
 		}
-		if u := x.of["op5"]; u.bytes > maxShownOne || u.bytes < maxShownOne/2 || x.bytes != u.bytes {
+		used := func(op string) inMind {
+			x.mu.Lock()
+			defer x.mu.Unlock()
+			return x.of[op]
+		}
+		if u := used("op5"); u.bytes > maxShownOne || u.bytes < maxShownOne/2 || x.bytes != u.bytes {
 			t.Errorf("%+v of %d bytes", u, x.bytes)
 		}
 		for range maxOfOne + 20 {
 			send(f.nodes[2], 0, 0)
 		}
-		if u := x.of["op3"]; u.items != maxOfOne {
+		if u := used("op3"); u.items != maxOfOne {
 			t.Errorf("%+v", u)
 		}
 		send(good, 1, 100)
-		if u := x.of["op4"]; u.items != 1 || u.bytes == 0 {
+		if u := used("op4"); u.items != 1 || u.bytes == 0 {
 			t.Errorf("no room for another's: %+v", u)
 		}
 		time.Sleep(settleGrace - time.Second)
+		x.mu.Lock()
 		for k := range x.items {
 			x.items[k].next = time.Now() // all at once
 		}
-		turn := map[string]int{}
-		for k := range x.due() {
+		x.mu.Unlock()
+		due, turn := x.due(), map[string]int{}
+		x.mu.Lock()
+		for k := range due {
 			turn[x.items[k].by]++
 		}
+		x.mu.Unlock()
 		if turn["op5"] > settleOfOne || turn["op3"] > settleOfOne || turn["op4"] != 1 {
 			t.Errorf("a turn: %v", turn)
 		}

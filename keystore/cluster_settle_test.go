@@ -249,9 +249,12 @@ func TestCertificateToTheOldSeatsOnly(t *testing.T) {
 		mustGet(t, f.nodes[1].store, p, "s", []byte("new"))
 		settle(t, f, p, "s", 2)
 		for _, n := range f.nodes[:5] {
-			if x := n.store.cust.passing; len(x.items) != 0 || x.seatless != 0 {
+			x := n.store.cust.passing
+			x.mu.Lock()
+			if len(x.items) != 0 || x.seatless != 0 {
 				t.Errorf("%d items are still passed on, %d counted", len(x.items), x.seatless)
 			}
+			x.mu.Unlock()
 		}
 	})
 }

@@ -373,11 +373,12 @@ func (r *settleRound) conclude(ctx context.Context, f holderFacts, word uint8) s
 func (r *settleRound) handOver(ctx context.Context, c *certificate) bool {
 	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
 	defer cancel()
-	q := &custody.Commit{Manifest: c.of.Bytes(), Cert: c.bytes, Before: bytesOf(c.before)}
+	before := bytesOf(c.before)
 	var g sync.WaitGroup
 	have := 0
 	for _, seat := range c.of.Seats {
 		g.Go(func() {
+			q := &custody.Commit{Manifest: c.of.Bytes(), Cert: c.bytes, Before: before} // encoding sets its version
 			var reply custody.CommitReply
 			err := r.call(ctx, seat.Node, custody.VerbCommit, q, &reply)
 			var pass custody.PassReply

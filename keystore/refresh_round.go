@@ -389,7 +389,10 @@ func (r *round) enact(ctx context.Context, q *custody.Epoch) error {
 	if reply.Outcome != custody.OK {
 		// This seat was not among those that acknowledged: they must hear of it
 		// all the same.
-		askSeats[custody.EpochReply](ctx, r, custody.VerbEpoch, func(share.Seat) key.Body { return q })
+		askSeats[custody.EpochReply](ctx, r, custody.VerbEpoch, func(share.Seat) key.Body {
+			own := *q // encoding sets its version
+			return &own
+		})
 		return fmt.Errorf("%w here: %.200s", errRefresh, reply.Why)
 	}
 	r.c.passEpoch(ctx, r.id)

@@ -229,7 +229,9 @@ func TestStoresSimulation(t *testing.T) {
 			if r.acked == 0 {
 				t.Fatalf("seed %d: the first put", seed)
 			}
+			r.mu.Lock()
 			r.lossy = seed%2 == 0
+			r.mu.Unlock()
 			for i := range 40 {
 				r.act(i+1, &g)
 				time.Sleep(time.Duration(r.rand.IntN(4000)) * time.Millisecond)

@@ -188,6 +188,7 @@ func addNode(t *testing.T, c *cluster) int {
 // TestReplaceDead: a node is gone for good with its disk, and one command gives
 // everything it held to a new one.
 func TestReplaceDead(t *testing.T) {
+	long(t)
 	n := churnSize(t)
 	c := testCluster(t, 5)
 	cl := putChurn(t, c, n)
@@ -253,6 +254,7 @@ func TestReplaceDead(t *testing.T) {
 // TestDrainLive: a node of six is emptied while puts and gets run, and none of
 // them fails.
 func TestDrainLive(t *testing.T) {
+	long(t)
 	n := min(churnSize(t), 200)
 	c := testCluster(t, 6)
 	cl := putChurn(t, c, n)

@@ -323,3 +323,12 @@ func testKillAllDuringPuts(t *testing.T, c *cluster) {
 	}
 	t.Logf("%d puts were acknowledged before the kill; all are there", len(acked))
 }
+
+// long leaves a test out where -short asks for it, as with the race detector:
+// its processes share two cores.
+func long(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("takes long")
+	}
+}

@@ -88,6 +88,7 @@ func attacks(t *testing.T, c *cluster, i int, reason string) (answered, given ma
 // its user that everything is here, and gets nothing of any honest holder for a
 // request that the policy does not let through.
 func TestHostileNode(t *testing.T) {
+	long(t)
 	evil := buildHostile(t)
 	k := &cli{t: t, c: testCluster(t, 5)}
 	c := k.c

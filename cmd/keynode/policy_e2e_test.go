@@ -113,6 +113,7 @@ func (k *cli) toldOf(i int, reason, request string) (found apitype.Request) {
 // delay, veto by the owner" with the real binaries: four persons on four nodes,
 // each piece that is missing refused by name.
 func TestPolicyOfATeam(t *testing.T) {
+	long(t)
 	k := &cli{t: t, path: buildKeyctl(t), c: testCluster(t, 5)}
 	owner, p2, p3, p4 := personOf(t, k.c, 1), personOf(t, k.c, 2), personOf(t, k.c, 3), personOf(t, k.c, 4)
 	file := filepath.Join(k.c.dir, "team.toml")

@@ -30,6 +30,7 @@ func seatsJob(t *testing.T, c *client.Client, verb, name string, in any) apitype
 // A holder of five is lost with its disk, then another; each time the secret is
 // seen to have lost a seat, and repair brings five good ones back.
 func TestRepairLostNodes(t *testing.T) {
+	long(t)
 	c := testCluster(t, 7)
 	api := c.client(1)
 	value := []byte("what outlives its machines")

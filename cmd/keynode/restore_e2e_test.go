@@ -32,6 +32,7 @@ func afterDelay(recovery string, seconds uint64) *apitype.Policy {
 // could admit members, and brings every secret and its name back on a new one
 // with the kit: by real processes, with delays of two seconds.
 func TestRestore(t *testing.T) {
+	long(t)
 	c := testCluster(t, 5)
 	ctx := t.Context()
 	lost := identityOf(t, c, 1)
@@ -255,6 +256,7 @@ func TestRestoreRefuses(t *testing.T) {
 
 // TestRestoreInherits carries policies over to the heir.
 func TestRestoreInherits(t *testing.T) {
+	long(t)
 	owner, code, heir, recovery, friend := key.GeneratePerson(), key.GeneratePerson(), key.GeneratePerson(), key.GeneratePerson(), key.GeneratePerson().Public()
 	r := &restorer{e: &Estate{Owner: owner.Public()}, heir: keystore.Person{Key: heir, Recovery: recovery.Public()}}
 	old := policy.Any(policy.Owner(), policy.All(policy.Key(friend), policy.Key(owner.Public())),

@@ -14,6 +14,7 @@ import (
 // TestKitRotate gives the owner a new recovery key, and waits until every secret
 // that named the old one names the new one; others stay as they are.
 func TestKitRotate(t *testing.T) {
+	long(t)
 	c := testCluster(t, 4)
 	ctx := t.Context()
 	before := identityOf(t, c, 1)

@@ -38,6 +38,7 @@ func twoOf(seconds uint64, persons ...string) *apitype.Policy {
 // An approver takes the secrets over with a card, another approves, and the
 // lost key opens nothing afterwards: by real processes.
 func TestTakeOverWithACard(t *testing.T) {
+	long(t)
 	c := testCluster(t, 5)
 	ctx := t.Context()
 	lost := identityOf(t, c, 1)
