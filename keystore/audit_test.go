@@ -192,15 +192,20 @@ func TestExchangeHeads(t *testing.T) {
 		}
 		time.Sleep(2 * time.Second)
 		self := f.nodes[0].store.self
+		logs[2].mu.Lock()
 		logs[2].kept[self] = []byte("signed once")
 		logs[2].bad = errors.New("it contradicts")
+		logs[2].mu.Unlock()
 		f.nodes[3].stop()
 		time.Sleep(2 * time.Second)
 		asked, answered := f.nodes[0].store.ExchangeHeads(context.Background())
 		if asked != 2 || answered != 2 {
 			t.Errorf("%d of %d answered", answered, asked)
 		}
-		if got := logs[0].kept[f.nodes[2].store.self]; !bytes.Contains(got, []byte("signed oncee")) {
+		logs[0].mu.Lock()
+		got := logs[0].kept[f.nodes[2].store.self]
+		logs[0].mu.Unlock()
+		if !bytes.Contains(got, []byte("signed oncee")) {
 			t.Errorf("the one that refused showed %q", got)
 		}
 		f.nodes[0].logs(&fakeAudit{})
