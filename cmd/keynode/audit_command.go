@@ -34,6 +34,21 @@ func auditCommand() *cobra.Command {
 }
 
 func createAudit(dir, unlock string) error {
+	return offline(dir, unlock, func(id *Identity) error {
+		if id.Network.IsZero() {
+			return errors.New("this node has not joined a network: joining makes its audit log")
+		}
+		if err := storage.CreateAudit(dir, (*[32]byte)(id.StorageKey), id.Network, id.Node.ID()); err != nil {
+			return fmt.Errorf("making the audit log: %w", err)
+		}
+		return nil
+	})
+}
+
+// offline does something with the files of a node that does not run: it opens
+// the identity and holds the lock of the data directory meanwhile. unlock is as
+// on the command line; empty: as the identity says.
+func offline(dir, unlock string, do func(*Identity) error) error {
 	u := Unlock{}
 	if unlock != "" {
 		var err error
@@ -46,16 +61,10 @@ func createAudit(dir, unlock string) error {
 		return err
 	}
 	defer id.Erase()
-	if id.Network.IsZero() {
-		return errors.New("this node has not joined a network: joining makes its audit log")
-	}
 	release, err := lockDir(dir)
 	if err != nil {
 		return err
 	}
 	defer release()
-	if err := storage.CreateAudit(dir, (*[32]byte)(id.StorageKey), id.Network, id.Node.ID()); err != nil {
-		return fmt.Errorf("making the audit log: %w", err)
-	}
-	return nil
+	return do(id)
 }

@@ -45,27 +45,16 @@ func storeCommand() *cobra.Command {
 }
 
 func createStore(ctx context.Context, dir, unlock string) error {
-	u := Unlock{}
-	if unlock != "" {
-		var err error
-		if u, err = parseUnlock(unlock); err != nil {
-			return err
+	return offline(dir, unlock, func(id *Identity) error {
+		if id.Network.IsZero() {
+			return errors.New("this node has not joined a network: nobody could fill its store")
 		}
-	}
-	id, err := loadIdentity(dir, u)
-	if err != nil {
-		return err
-	}
-	defer id.Erase()
-	if id.Network.IsZero() {
-		return errors.New("this node has not joined a network: nobody could fill its store")
-	}
-	release, err := lockDir(dir)
-	if err != nil {
-		return err
-	}
-	defer release()
-	k := (*[32]byte)(id.StorageKey)
+		return fillLater(ctx, dir, (*[32]byte)(id.StorageKey))
+	})
+}
+
+// fillLater makes an empty store that is marked as put back.
+func fillLater(ctx context.Context, dir string, k *[32]byte) error {
 	if err := storage.Create(dir, k); err != nil {
 		err = fmt.Errorf("making the store: %w", err)
 		if errors.Is(err, storage.ErrExists) {
